@@ -1,0 +1,1 @@
+//! The names a session sees: catalogs, schemas, tables.

@@ -1,0 +1,297 @@
+//! The one error type of the engine: kind, place, cause, hint.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use datafusion::error::DataFusionError;
+use skep_proto::ErrorCode;
+
+/// Shorthand for the engine's results.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A place in the text of a statement, counted from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// Line of the statement's text, from 1.
+    pub line: u64,
+    /// Column in characters, from 1.
+    pub column: u64,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}, column {}", self.line, self.column)
+    }
+}
+
+/// Everything that can go wrong in the engine.
+///
+/// The text of each is a lowercase fragment that names the kind of thing; advice is in
+/// [`Error::hint`], the place in [`Error::position`], the cause in `source()`.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The text is not SQL that we know.
+    #[error("syntax error: {message}")]
+    Syntax {
+        /// What the parser wanted and found.
+        message: String,
+        /// Where in the statement.
+        position: Option<Position>,
+        /// What to write instead, if we can guess it.
+        hint: Option<String>,
+    },
+
+    /// A table, view, column, function, schema, catalog or setting is not there.
+    #[error("{kind} \"{name}\" not found")]
+    NotFound {
+        /// What kind of thing: `table`, `column`, `function`, ...
+        kind: &'static str,
+        /// Its name as the user wrote it.
+        name: String,
+        /// Where in the statement, if known.
+        position: Option<Position>,
+        /// Likely the name that was meant.
+        hint: Option<String>,
+    },
+
+    /// A thing of that name is there already.
+    #[error("{kind} \"{name}\" already exists")]
+    AlreadyExists {
+        /// What kind of thing.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+
+    /// A file or location could not be read as what it was said to be.
+    #[error("cannot read {path}{}: {message}", as_format(format))]
+    File {
+        /// The file or location, with credentials removed.
+        path: String,
+        /// The format it was read as, if one was known.
+        format: Option<String>,
+        /// What is wrong with it.
+        message: String,
+        /// Whether nothing is there at all.
+        missing: bool,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+
+    /// An option of a statement, or its value, is not known.
+    #[error("invalid option \"{option}\": {message}")]
+    InvalidOption {
+        /// The option as written.
+        option: String,
+        /// What is wrong.
+        message: String,
+        /// What is allowed.
+        hint: Option<String>,
+    },
+
+    /// A setting has a value that it cannot take.
+    #[error("invalid setting \"{name}\": {message}")]
+    InvalidSetting {
+        /// The setting.
+        name: String,
+        /// What is wrong.
+        message: String,
+        /// What is allowed.
+        hint: Option<String>,
+    },
+
+    /// The request is understood and not supported.
+    #[error("{what} is not supported")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+        /// What to use instead.
+        hint: Option<String>,
+    },
+
+    /// The statement is SQL but has no meaning: types, arguments, grouping, ambiguity.
+    #[error("{message}")]
+    Plan {
+        /// What is wrong.
+        message: String,
+        /// Where in the statement, if known.
+        position: Option<Position>,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+
+    /// The data of a running query cannot be computed with: division by zero, bad cast, overflow.
+    #[error("{message}")]
+    Data {
+        /// What is wrong.
+        message: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+
+    /// A bound was reached: memory, disk, recursion.
+    #[error("{message}")]
+    ResourcesExhausted {
+        /// Which bound, and how it was reached.
+        message: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+
+    /// This process or this user may not do that.
+    #[error("{message}")]
+    PermissionDenied {
+        /// What may not be done.
+        message: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+
+    /// The caller gave up.
+    #[error("query cancelled")]
+    Cancelled,
+
+    /// The operating system failed us.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried: `read`, `write`, `create`, ...
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// A remote store failed us.
+    #[error("cannot reach {location}: {message}")]
+    Unavailable {
+        /// The store, with credentials removed.
+        location: String,
+        /// What it said.
+        message: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+
+    /// A defect of skep or of a library below it.
+    #[error("internal error: {message}")]
+    Internal {
+        /// What broke.
+        message: String,
+        /// The error below, if there is one.
+        source: Option<DataFusionError>,
+    },
+}
+
+fn as_format(format: &Option<String>) -> String {
+    format.as_ref().map(|format| format!(" as {format}")).unwrap_or_default()
+}
+
+impl Error {
+    /// Returns what kind of failure this is.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Syntax { .. }
+            | Self::InvalidOption { .. }
+            | Self::InvalidSetting { .. }
+            | Self::Plan { .. }
+            | Self::Data { .. } => ErrorCode::InvalidArgument,
+            Self::NotFound { .. } => ErrorCode::NotFound,
+            Self::File { missing: true, .. } => ErrorCode::NotFound,
+            Self::File { missing: false, .. } => ErrorCode::InvalidArgument,
+            Self::AlreadyExists { .. } => ErrorCode::AlreadyExists,
+            Self::Unsupported { .. } => ErrorCode::Unimplemented,
+            Self::ResourcesExhausted { .. } => ErrorCode::ResourceExhausted,
+            Self::PermissionDenied { .. } => ErrorCode::PermissionDenied,
+            Self::Cancelled => ErrorCode::Cancelled,
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => ErrorCode::NotFound,
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    ErrorCode::PermissionDenied
+                }
+                io::ErrorKind::StorageFull => ErrorCode::ResourceExhausted,
+                _ => ErrorCode::Unavailable,
+            },
+            Self::Unavailable { .. } => ErrorCode::Unavailable,
+            Self::Internal { .. } => ErrorCode::Internal,
+        }
+    }
+
+    /// Returns whether the same request may succeed when tried again, with nothing else changed.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unavailable { .. } => true,
+            Self::Syntax { .. }
+            | Self::NotFound { .. }
+            | Self::AlreadyExists { .. }
+            | Self::File { .. }
+            | Self::InvalidOption { .. }
+            | Self::InvalidSetting { .. }
+            | Self::Unsupported { .. }
+            | Self::Plan { .. }
+            | Self::Data { .. }
+            | Self::ResourcesExhausted { .. }
+            | Self::PermissionDenied { .. }
+            | Self::Cancelled
+            | Self::Io { .. }
+            | Self::Internal { .. } => false,
+        }
+    }
+
+    /// Returns the place in the statement's text, if one is known.
+    pub fn position(&self) -> Option<Position> {
+        match self {
+            Self::Syntax { position, .. }
+            | Self::NotFound { position, .. }
+            | Self::Plan { position, .. } => *position,
+            _ => None,
+        }
+    }
+
+    /// Returns advice on what to do, if there is any.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Syntax { hint, .. }
+            | Self::NotFound { hint, .. }
+            | Self::File { hint, .. }
+            | Self::InvalidOption { hint, .. }
+            | Self::InvalidSetting { hint, .. }
+            | Self::Unsupported { hint, .. }
+            | Self::Plan { hint, .. }
+            | Self::Data { hint, .. }
+            | Self::ResourcesExhausted { hint, .. }
+            | Self::PermissionDenied { hint, .. }
+            | Self::Unavailable { hint, .. } => hint.as_deref(),
+            Self::AlreadyExists { .. }
+            | Self::Cancelled
+            | Self::Io { .. }
+            | Self::Internal { .. } => None,
+        }
+    }
+
+    /// Makes an [`Error::Unsupported`].
+    pub(crate) fn unsupported(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        let hint = hint.into();
+        Self::Unsupported { what: what.into(), hint: (!hint.is_empty()).then_some(hint) }
+    }
+
+    /// Makes an [`Error::Plan`] without a place.
+    pub(crate) fn plan(message: impl Into<String>) -> Self {
+        Self::Plan { message: message.into(), position: None, hint: None }
+    }
+}
+
+/// An engine error crosses DataFusion as `External` and is found again on the other side.
+impl From<Error> for DataFusionError {
+    fn from(error: Error) -> Self {
+        Self::External(Box::new(error))
+    }
+}
+
+impl From<DataFusionError> for Error {
+    fn from(error: DataFusionError) -> Self {
+        Self::Internal { message: error.to_string(), source: Some(error) }
+    }
+}

@@ -1,0 +1,28 @@
+//! The skep engine in one process: SQL or DataFrame in, record batches out.
+//!
+//! An [`Engine`] holds what a process has once: memory, disk, object stores, the persistent
+//! catalog. A [`Session`] holds what one user has: temporary tables, settings, the current schema.
+//! Every query leaves a session through the [`QueryExecutor`] seam and comes back as a
+//! [`QueryStream`].
+//!
+//! **Invariant:** this crate opens no listener, reads no environment variable (object store
+//! credentials apart) and knows no cluster.
+
+mod catalog;
+mod config;
+mod engine;
+mod error;
+mod files;
+mod functions;
+mod optimizer;
+mod query;
+mod session;
+mod sql;
+
+pub use config::EngineConfig;
+pub use datafusion;
+pub use datafusion::dataframe::DataFrame;
+pub use engine::Engine;
+pub use error::{Error, Position, Result};
+pub use query::{LocalExecutor, QueryExecutor, QueryStream, StatementKind};
+pub use session::Session;

@@ -1,0 +1,121 @@
+//! The result of a statement, and the seam through which every query is executed.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use async_trait::async_trait;
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt, TryStreamExt};
+
+use crate::error::Result;
+
+/// What a statement did, so that a front end can say so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StatementKind {
+    /// It asked: the stream's rows are the answer.
+    Query,
+    /// It wrote rows, so many of them; the stream is empty.
+    Write {
+        /// Rows written.
+        row_count: u64,
+    },
+    /// It changed the catalog or a setting; the stream is empty.
+    Command {
+        /// What was done, in the words of the statement: `CREATE TABLE`, `SET`.
+        tag: String,
+    },
+}
+
+/// The rows of one statement's result, as they come.
+///
+/// Dropping it stops the work behind it. The end of the stream means that the answer is complete;
+/// anything else is an error.
+pub struct QueryStream {
+    schema: SchemaRef,
+    kind: StatementKind,
+    batches: BoxStream<'static, Result<RecordBatch>>,
+}
+
+impl QueryStream {
+    /// Wraps the batches of a query; each must have `schema`.
+    pub fn new(schema: SchemaRef, batches: BoxStream<'static, Result<RecordBatch>>) -> Self {
+        Self { schema, kind: StatementKind::Query, batches }
+    }
+
+    /// Returns the empty result of a statement that did something.
+    pub fn done(kind: StatementKind) -> Self {
+        let schema = Arc::new(datafusion::arrow::datatypes::Schema::empty());
+        Self { schema, kind, batches: futures::stream::empty().boxed() }
+    }
+
+    /// Returns the schema of every batch; names may repeat, as in `SELECT 1 AS a, 2 AS a`.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    /// Returns what the statement did.
+    pub fn kind(&self) -> &StatementKind {
+        &self.kind
+    }
+
+    /// Gathers all batches.
+    ///
+    /// # Errors
+    /// The first error of the query.
+    pub async fn collect(self) -> Result<Vec<RecordBatch>> {
+        self.batches.try_collect().await
+    }
+}
+
+impl Stream for QueryStream {
+    type Item = Result<RecordBatch>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.batches.poll_next_unpin(cx)
+    }
+}
+
+impl fmt::Debug for QueryStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueryStream").field("schema", &self.schema).field("kind", &self.kind).finish()
+    }
+}
+
+/// Seam 1: how an optimised physical plan becomes rows.
+///
+/// The engine reaches execution only through this trait, so that a cluster can stand in its place.
+#[async_trait]
+pub trait QueryExecutor: fmt::Debug + Send + Sync {
+    /// Runs `plan` and returns its rows in one stream.
+    ///
+    /// Shape: the plan's schema; order as the plan's output ordering says.
+    ///
+    /// # Errors
+    /// Whatever keeps the plan from starting; later errors come through the stream.
+    async fn execute(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream>;
+}
+
+/// Runs plans in this process.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct LocalExecutor;
+
+#[async_trait]
+impl QueryExecutor for LocalExecutor {
+    async fn execute(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        Ok(execute_stream(plan, context)?)
+    }
+}

@@ -1,0 +1,3 @@
+//! From text to statements to plans.
+
+pub(crate) mod rewrite;

@@ -1,0 +1,1 @@
+//! Rewrites of the syntax tree that give DataFusion's planner what it answers rightly.
