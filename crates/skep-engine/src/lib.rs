@@ -11,12 +11,16 @@
 mod catalog;
 mod config;
 mod engine;
+mod datafusion_error;
 mod error;
 mod files;
 mod functions;
 mod optimizer;
+mod object_stores;
 mod query;
+mod runtime;
 mod session;
+mod settings;
 mod sql;
 
 pub use config::EngineConfig;
