@@ -37,7 +37,7 @@ impl Fixture {
     pub(super) async fn new(setup: &[&str]) -> Self {
         let config = SessionConfig::new().with_target_partitions(2);
         let context = SessionContext::new_with_config(config);
-        for function in crate::functions::functions() {
+        for function in crate::functions::scalar_functions() {
             context.register_udf(function.as_ref().clone());
         }
         for statement in setup {

@@ -59,7 +59,6 @@ pub(crate) fn rewrite_statement(
 ///
 /// # Errors
 /// As [`rewrite_statement`].
-#[cfg_attr(not(test), expect(dead_code, reason = "for statements that sqlparser does not own"))]
 pub(crate) fn rewrite_query(query: &mut Query, schemas: &dyn RelationSchemas) -> Result<()> {
     rewrite_node(query, schemas)
 }

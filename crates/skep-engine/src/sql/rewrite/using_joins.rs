@@ -362,19 +362,17 @@ mod tests {
 
     #[tokio::test]
     async fn merges_in_chains() {
-        check(
-            &[
-                (
-                    "SELECT * FROM a FULL JOIN b USING (k) FULL JOIN c USING (k)",
-                    &["1|a1|NULL|NULL", "2|a2|b2|NULL", "3|NULL|b3|c3", "4|NULL|NULL|c4"],
-                ),
-                ("SELECT k FROM a FULL JOIN b USING (k) JOIN c USING (k)", &["3"]),
-                ("SELECT k, z FROM a FULL JOIN b USING (k) JOIN c ON c.k = k", &["3|c3"]),
-                ("SELECT k FROM (a FULL JOIN b USING (k)) RIGHT JOIN c USING (k)", &["3", "4"]),
-                ("SELECT j.k FROM (a FULL JOIN b USING (k)) AS j", &["1", "2", "3"]),
-                ("SELECT k, m FROM t JOIN (a FULL JOIN b USING (k)) USING (k)", &["1|10", "3|30"]),
-            ],
-        )
+        check(&[
+            (
+                "SELECT * FROM a FULL JOIN b USING (k) FULL JOIN c USING (k)",
+                &["1|a1|NULL|NULL", "2|a2|b2|NULL", "3|NULL|b3|c3", "4|NULL|NULL|c4"],
+            ),
+            ("SELECT k FROM a FULL JOIN b USING (k) JOIN c USING (k)", &["3"]),
+            ("SELECT k, z FROM a FULL JOIN b USING (k) JOIN c ON c.k = k", &["3|c3"]),
+            ("SELECT k FROM (a FULL JOIN b USING (k)) RIGHT JOIN c USING (k)", &["3", "4"]),
+            ("SELECT j.k FROM (a FULL JOIN b USING (k)) AS j", &["1", "2", "3"]),
+            ("SELECT k, m FROM t JOIN (a FULL JOIN b USING (k)) USING (k)", &["1|10", "3|30"]),
+        ])
         .await;
     }
 
