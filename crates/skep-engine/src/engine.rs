@@ -45,7 +45,10 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::open`].
-    pub async fn open_with(config: EngineConfig, executor: Arc<dyn QueryExecutor>) -> Result<Self> {
+    pub async fn open_with(
+        config: EngineConfig,
+        executor: Arc<dyn QueryExecutor>,
+    ) -> Result<Self> {
         let opened = tokio::task::spawn_blocking(move || {
             let runtime = build_runtime(&config)?;
             let temporary_dir = config.spill_dir.clone().unwrap_or_else(std::env::temp_dir);

@@ -10,13 +10,13 @@
 
 mod catalog;
 mod config;
-mod datafusion_error;
 mod engine;
+mod datafusion_error;
 mod error;
 mod files;
 mod functions;
-mod object_stores;
 mod optimizer;
+mod object_stores;
 mod query;
 mod runtime;
 mod session;

@@ -233,8 +233,7 @@ fn new_context(
     options.explain.show_statistics = false;
     object_stores::register_settings(options);
     stores.configure(options);
-    let registry =
-        Arc::clone(stores) as Arc<dyn datafusion::execution::object_store::ObjectStoreRegistry>;
+    let registry = Arc::clone(stores) as Arc<dyn datafusion::execution::object_store::ObjectStoreRegistry>;
     let mut state = SessionStateBuilder::new_with_default_features()
         .with_config(config)
         .with_runtime_env(session_runtime(&engine.runtime, registry))
@@ -391,9 +390,7 @@ impl SessionInner {
             guard(self.engine.executor.execute(Arc::clone(&physical), Arc::clone(&context))).await;
         let stream = match started.and_then(|stream| stream) {
             Ok(stream) => stream,
-            Err(error) => {
-                return Err(files::explain_failure(&physical, &context, error.into()).await);
-            }
+            Err(error) => return Err(files::explain_failure(&physical, &context, error.into()).await),
         };
         let schema = match planned.has_renamed_outputs {
             true => rewrite::restore_output_names(&stream.schema()),

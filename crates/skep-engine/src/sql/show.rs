@@ -116,7 +116,10 @@ impl Session {
                 create_files_text(temporary, &name, table, provider.schema().as_ref())
             }
         };
-        text_table(["table_name", "create_statement"], vec![[reference.table().to_owned(), text]])
+        text_table(
+            ["table_name", "create_statement"],
+            vec![[reference.table().to_owned(), text]],
+        )
     }
 
     fn show_functions(&self, pattern: Option<&str>) -> Result<QueryStream> {
