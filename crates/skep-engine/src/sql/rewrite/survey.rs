@@ -432,7 +432,6 @@ mod tests {
             ("SELECT row_number() FILTER (WHERE x) OVER () FROM t", "FILTER with the window"),
             ("SELECT sum(x) IGNORE NULLS OVER () FROM t", "NULLS with sum"),
             ("SELECT corr(DISTINCT x, y) FROM t", "DISTINCT with corr"),
-            ("SELECT 1 UNION SELECT 2 ORDER BY ALL", "ORDER BY ALL over a set operation"),
             ("PREPARE v AS SELECT DISTINCT ON ($1) 42", "a parameter in DISTINCT ON"),
             ("SELECT * FROM t SETTINGS a = 1", "SETTINGS"),
             ("SELECT * FROM t FORMAT JSON", "FORMAT"),
