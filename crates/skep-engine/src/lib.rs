@@ -10,13 +10,13 @@
 
 mod catalog;
 mod config;
-mod engine;
 mod datafusion_error;
+mod engine;
 mod error;
 mod files;
 mod functions;
-mod optimizer;
 mod object_stores;
+mod optimizer;
 mod query;
 mod runtime;
 mod session;

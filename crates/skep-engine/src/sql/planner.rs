@@ -10,6 +10,7 @@ use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::{TableFunctionArgs, TableProvider};
 use datafusion::common::DFSchema;
 use datafusion::common::DFSchemaRef;
+use datafusion::common::TableReference;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::file_options::file_type::FileType;
 use datafusion::datasource::cte_worktable::CteWorkTable;
@@ -26,7 +27,6 @@ use datafusion::logical_expr::{
     AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF,
 };
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
-use datafusion::sql::TableReference;
 use datafusion::sql::parser::Statement as PlanStatement;
 use datafusion::sql::planner::{ParserOptions, SqlToRel};
 use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
@@ -78,8 +78,7 @@ impl<'a> Planner<'a> {
                 let changed =
                     inner_statement(&mut renamed).is_some_and(rewrite::rename_duplicate_outputs);
                 if changed {
-                    self.to_plan(renamed)
-                        .map(|plan| Planned { plan, has_renamed_outputs: true })
+                    self.to_plan(renamed).map(|plan| Planned { plan, has_renamed_outputs: true })
                 } else {
                     Err(error)
                 }
@@ -178,16 +177,13 @@ impl ContextProvider for Planner<'_> {
     }
 
     fn get_file_type(&self, extension: &str) -> DataFusionResult<Arc<dyn FileType>> {
-        self.state
-            .get_file_format_factory(extension)
-            .map(format_as_file_type)
-            .ok_or_else(|| {
-                DataFusionError::from(Error::not_found(
-                    "file format",
-                    extension,
-                    ["csv", "json", "parquet", "arrow", "avro"],
-                ))
-            })
+        self.state.get_file_format_factory(extension).map(format_as_file_type).ok_or_else(|| {
+            DataFusionError::from(Error::not_found(
+                "file format",
+                extension,
+                ["csv", "json", "parquet", "arrow", "avro"],
+            ))
+        })
     }
 
     fn get_table_function_source(
