@@ -19,5 +19,6 @@ mod validator;
 pub use column_type::ColumnType;
 pub use header::Header;
 pub use mode::Mode;
+pub use render::rows as render_rows;
 pub use script::{Run, run_script};
 pub use suite::{find_scripts, main};

@@ -10,8 +10,11 @@ use datafusion::arrow::array::{Array, AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Float32Type, Float64Type, Schema};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 
-/// Renders the rows of an answer.
-pub(crate) fn rows(schema: &Schema, batches: &[RecordBatch]) -> Result<Vec<Vec<String>>> {
+/// Renders the rows of an answer, one text per value.
+///
+/// # Errors
+/// If a value cannot be displayed, such as a date out of range.
+pub fn rows(schema: &Schema, batches: &[RecordBatch]) -> Result<Vec<Vec<String>>> {
     let options = FormatOptions::new().with_null("NULL");
     let mut rows = Vec::new();
     for batch in batches {
