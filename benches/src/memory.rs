@@ -97,7 +97,8 @@ fn script_text(scale: f64) -> Result<String> {
         );
     }
     for number in 1..=QUERY_COUNT {
-        script += &format!("SELECT '{MARKER}{number}' AS {MARKER_HEADER};\n{};\n", query(number, scale));
+        script +=
+            &format!("SELECT '{MARKER}{number}' AS {MARKER_HEADER};\n{};\n", query(number, scale));
     }
     Ok(script)
 }

@@ -92,11 +92,7 @@ pub(crate) fn run(arguments: &TpchArguments) -> Result<(String, Value)> {
     Ok((format!("tpch-sf{}", arguments.scale), figures))
 }
 
-async fn open(
-    arguments: &TpchArguments,
-    data_set: &DataSet,
-    directory: &Path,
-) -> Result<Engines> {
+async fn open(arguments: &TpchArguments, data_set: &DataSet, directory: &Path) -> Result<Engines> {
     let core_count = std::thread::available_parallelism()?.get();
     let partitions = arguments.partitions.unwrap_or(core_count);
     let memory_limit = arguments.memory_mb << 20;
@@ -145,12 +141,7 @@ impl Engines {
 }
 
 /// Runs one query in both engines by turns, so that whatever disturbs disturbs both.
-async fn measure(
-    engines: &Engines,
-    number: usize,
-    text: &str,
-    runs: usize,
-) -> Result<Measurement> {
+async fn measure(engines: &Engines, number: usize, text: &str, runs: usize) -> Result<Measurement> {
     let mut best = [Duration::MAX; 2];
     let mut row_count = 0;
     for run in 0..runs {

@@ -1,4 +1,4 @@
-//! What the README says to type is what the CI types.
+//! What is written for a user to type is what there is.
 
 use super::tree::Tree;
 
@@ -16,6 +16,22 @@ pub(crate) fn check(tree: &Tree) -> Vec<String> {
     }
     if !tree.text(".ci/run").lines().any(|line| line.trim().ends_with(TESTS)) {
         findings.push(format!(".ci/run: does not run the README's `{TESTS}`"));
+    }
+    findings.extend(check_variables(tree));
+    findings
+}
+
+/// A variable in `deploy` that the command line does not read would be set in vain.
+fn check_variables(tree: &Tree) -> Vec<String> {
+    let arguments = tree.text("crates/skep-cli/src/args.rs");
+    let mut findings = Vec::new();
+    for (path, text) in tree.ending(".env") {
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let Some((name, _)) = line.split_once('=') else { continue };
+            if !arguments.contains(&format!("\"{name}\"")) {
+                findings.push(format!("{path}: skep does not read {name}"));
+            }
+        }
     }
     findings
 }
@@ -49,5 +65,14 @@ mod tests {
         assert!(check(&tree(&readme, &ci)).is_empty());
         assert_eq!(check(&tree("# skep\n", &ci)).len(), 1);
         assert_eq!(check(&tree(&readme, "step cargo build\n")).len(), 1);
+    }
+
+    #[test]
+    fn a_variable_that_nobody_reads_is_found() {
+        let mut tree = Tree::default();
+        tree.files.push(("deploy/a.env".to_owned(), "# SKEP_C=1\nSKEP_A=1\nSKEP_B=\n".to_owned()));
+        let arguments = "#[arg(long, env = \"SKEP_A\")]".to_owned();
+        tree.files.push(("crates/skep-cli/src/args.rs".to_owned(), arguments));
+        assert_eq!(check_variables(&tree), ["deploy/a.env: skep does not read SKEP_B"]);
     }
 }

@@ -34,6 +34,8 @@ impl Tree {
                     if !is_hidden && !SKIPPED.contains(&name.as_str()) {
                         directories.push(path);
                     }
+                } else if name == ".git" {
+                    // In a work tree this is a file, and git's own.
                 } else if let Ok(text) = fs::read_to_string(&path) {
                     let relative = path.strip_prefix(root)?.display().to_string();
                     tree.files.push((relative.replace('\\', "/"), text));
