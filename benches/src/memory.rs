@@ -106,7 +106,7 @@ fn script_text(scale: f64) -> Result<String> {
 /// Returns the queries that wrote anything after their markers, a header at least.
 fn answered_queries(output: impl BufRead) -> io::Result<Vec<usize>> {
     let mut answered = Vec::new();
-    let mut current = None;
+    let mut current: Option<usize> = None;
     for line in output.lines() {
         let line = line?;
         match line.strip_prefix(MARKER) {

@@ -215,16 +215,14 @@ mod tests {
 
     #[tokio::test]
     async fn connections_are_sessions_and_a_restart_ends_them() {
-        let script = "# description: x\n\n\
-            statement ok\nSET datafusion.execution.batch_size = 17\n\n\
-            connection other\nquery TT\nSHOW datafusion.execution.batch_size\n----\n\
-            datafusion.execution.batch_size 8192\n\n\
-            query TT\nSHOW datafusion.execution.batch_size\n----\n\
-            datafusion.execution.batch_size 17\n\n\
-            statement ok\nRESTART ENGINE\n\n\
-            query TT\nSHOW datafusion.execution.batch_size\n----\n\
-            datafusion.execution.batch_size 8192\n";
-        run(script, Run::Check).await.0.unwrap();
+        let east = "query B\nSELECT arrow_typeof(now()) LIKE '%05:00%'\n----\n";
+        let script = format!(
+            "# description: x\n\n\
+             statement ok\nSET datafusion.execution.time_zone = '+05:00'\n\n\
+             connection other\n{east}false\n\n{east}true\n\n\
+             statement ok\nRESTART ENGINE\n\n{east}false\n"
+        );
+        run(&script, Run::Check).await.0.unwrap();
     }
 
     #[tokio::test]
