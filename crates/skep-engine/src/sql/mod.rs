@@ -1,3 +1,4 @@
 //! From text to statements to plans.
 
 pub(crate) mod rewrite;
+pub(crate) mod split;
