@@ -27,7 +27,7 @@ Exit status: 0 all statements ran, 1 one failed, 2 the command line is wrong,
 #[derive(Debug, Parser)]
 #[command(name = "skep", version, after_help = EXAMPLES, max_term_width = 100)]
 pub(crate) struct Args {
-    /// Where to run the statements, such as grpc://host:port [default: in this process]
+    /// Where to run the statements [default: in this process; elsewhere is not supported yet]
     pub(crate) url: Option<String>,
 
     /// Run these statements (may be repeated and mixed with -f; run in the order given)

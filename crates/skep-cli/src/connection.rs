@@ -4,7 +4,7 @@
 //! more. So the rest of this crate reaches an engine only through [`Connection`].
 
 use futures::future::BoxFuture;
-use skep_engine::{Engine, EngineConfig, Error, QueryStream, Result, Session};
+use skep_engine::{Engine, EngineConfig, QueryStream, Result, Session};
 
 /// Something that runs statements.
 pub(crate) trait Connection: Send + Sync {
@@ -31,20 +31,27 @@ impl Connection for EmbeddedConnection {
     }
 }
 
-/// Refuses a remote engine.
-///
-/// # Errors
-/// Always, naming the URL, or what `url` seems to be instead.
-pub(crate) fn refuse_remote(url: &str) -> Error {
-    let (what, hint) = if url.contains("://") {
-        let what = format!("connecting to {}", without_password(url));
-        (what, "leave the URL out to run statements in this process".to_owned())
-    } else if url.ends_with(".sql") {
-        (format!("\"{url}\" as a URL"), format!("to run the file: skep -f {url}"))
-    } else {
-        (format!("\"{url}\" as a URL"), "to run a statement: skep -c 'SELECT ...'".to_owned())
+/// Why a URL cannot be connected to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// What is wrong.
+    pub(crate) message: String,
+    /// What to do instead.
+    pub(crate) hint: String,
+}
+
+/// Refuses to connect to `url`, which is remote, or is no URL at all.
+pub(crate) fn refuse_remote(url: &str) -> Refusal {
+    if url.contains("://") {
+        let message = format!("cannot connect to {}: not supported yet", without_password(url));
+        let hint = "leave the URL out to run statements in this process".to_owned();
+        return Refusal { message, hint };
+    }
+    let hint = match url.ends_with(".sql") {
+        true => format!("to run the file: skep -f {url}"),
+        false => "to run a statement: skep -c 'SELECT ...'".to_owned(),
     };
-    Error::Unsupported { what, hint: Some(hint) }
+    Refusal { message: format!("\"{url}\" is not a URL"), hint }
 }
 
 /// Returns the URL without what stands between `user:` and `@`, which must not reach a screen.

@@ -8,14 +8,13 @@ use skep_engine::{EngineConfig, Error};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::args::{Args, ScriptArg, exit_with_usage_error};
-use crate::connection::{EmbeddedConnection, refuse_remote};
+use crate::connection::{EmbeddedConnection, Refusal, refuse_remote};
 use crate::execution::Executor;
 use crate::interrupt::{EXIT_INTERRUPTED, Interrupts};
 use crate::prompt;
 use crate::report::{report_error, report_message};
 use crate::script::Script;
 use crate::shell::{Flow, Output, Shell};
-use crate::size::Size;
 use crate::style::Palette;
 
 /// The exit status of a process whose reader went away, as if the signal had ended it.
@@ -28,8 +27,8 @@ const WORKER_STACK_BYTES: usize = 8 << 20;
 pub(crate) fn run(mut args: Args) -> ExitCode {
     let palette = args.color.palette(&io::stderr());
     if let Some(url) = &args.url {
-        let refusal = refuse_remote(url);
-        write_error(&report_error(&refusal, None, palette));
+        let Refusal { message, hint } = refuse_remote(url);
+        write_error(&report_message(&message, Some(&hint), palette));
         return ExitCode::from(2);
     }
     let config = engine_config(&args);

@@ -8,13 +8,13 @@ use crate::process::{run, run_with_input};
 fn an_error_in_the_middle_of_a_script_has_its_line() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("broken.sql");
-    fs::write(&file, "-- fine\nSELECT 1;\n\nSELECT 2,\n  FROM FROM t;\nSELECT 3;\n").unwrap();
+    fs::write(&file, "-- fine\nSELECT 1;\n\nSELECT 2,\n  3 + ) FROM t;\nSELECT 3;\n").unwrap();
     let outcome = run(&["--format", "csv", "-f", file.to_str().unwrap()]);
     assert_eq!(outcome.code, Some(1));
     assert!(outcome.stdout.ends_with("\n1\n"), "{}", outcome.stdout);
-    let place = format!("--> {}:5:8\n", file.display());
+    let place = format!("--> {}:5:7\n", file.display());
     assert!(outcome.stderr.contains(&place), "{}", outcome.stderr);
-    assert!(outcome.stderr.contains("5 |   FROM FROM t\n  |        ^\n"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("5 |   3 + ) FROM t\n  |       ^\n"), "{}", outcome.stderr);
 }
 
 #[test]

@@ -240,7 +240,8 @@ impl ScriptSplitter {
     fn read_code(&mut self, word: Word, c: char) -> State {
         match c {
             ';' => {
-                self.complete.extend(self.take());
+                let statement = self.take();
+                self.complete.extend(statement);
                 State::Code(Word::None)
             }
             '-' | '/' => {
