@@ -192,3 +192,94 @@ pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> &str {
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("a panic without a message")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Weak;
+
+    use datafusion::arrow::datatypes::Schema;
+    use futures::future::BoxFuture;
+    use futures::stream::{self, BoxStream};
+    use skep_engine::QueryStream;
+
+    use super::*;
+
+    /// Answers `panic`, `panic later` and `wait`; everything else with a command that is done.
+    struct Scripted {
+        /// What a waiting statement holds.
+        held: Arc<()>,
+    }
+
+    impl Connection for Scripted {
+        fn execute<'a>(&'a self, statement: &'a str) -> BoxFuture<'a, Result<QueryStream>> {
+            let held = Arc::clone(&self.held);
+            Box::pin(async move {
+                let batches: BoxStream<'static, Result<RecordBatch>> = match statement {
+                    "panic" => panic!("at once"),
+                    "panic later" => stream::once(async { panic!("later {}", "on") }).boxed(),
+                    "wait" => stream::once(async move {
+                        let _held = held;
+                        std::future::pending().await
+                    })
+                    .boxed(),
+                    other => {
+                        return Ok(QueryStream::done(StatementKind::Command {
+                            tag: other.to_owned(),
+                        }));
+                    }
+                };
+                Ok(QueryStream::new(Arc::new(Schema::empty()), batches))
+            })
+        }
+    }
+
+    fn executor() -> (Executor, Weak<()>) {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.unwrap();
+        let interrupts = {
+            let _within = runtime.enter();
+            Interrupts::listen().unwrap()
+        };
+        let held = Arc::new(());
+        let watch = Arc::downgrade(&held);
+        (Executor::new(runtime, Arc::new(Scripted { held }), interrupts), watch)
+    }
+
+    #[test]
+    fn panics_are_errors_of_their_statement() {
+        let (executor, _) = executor();
+        let error = executor.start("panic").map(|_| ()).unwrap_err();
+        assert_eq!(error.to_string(), "internal error: at once");
+        let (mut execution, _) = executor.start("panic later").unwrap();
+        let error = execution.next_batch().map(|_| ()).unwrap_err();
+        assert_eq!(error.to_string(), "internal error: later on");
+        drop(execution);
+        let (mut execution, started) = executor.start("SET").unwrap();
+        assert_eq!(started.kind, StatementKind::Command { tag: "SET".to_owned() });
+        assert!(execution.next_batch().unwrap().is_none());
+        assert!(execution.next_batch().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_dropped_statement_lets_go_of_what_it_holds() {
+        let (executor, watch) = executor();
+        let (execution, _) = executor.start("wait").unwrap();
+        drop(execution);
+        assert_eq!(watch.strong_count(), 1);
+    }
+
+    #[test]
+    fn an_interrupt_ends_the_wait_and_is_remembered_until_cleared() {
+        let (executor, watch) = executor();
+        let (mut execution, _) = executor.start("wait").unwrap();
+        executor.interrupts.raise();
+        assert!(matches!(execution.next_batch(), Err(Error::Cancelled)));
+        assert_eq!(watch.strong_count(), 1);
+        drop(execution);
+        assert!(executor.is_interrupted());
+        assert!(matches!(executor.start("SET").map(|_| ()), Err(Error::Cancelled)));
+        executor.clear_interrupts();
+        assert!(executor.start("SET").is_ok());
+    }
+}

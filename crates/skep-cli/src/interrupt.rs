@@ -28,6 +28,15 @@ struct Flag {
     changed: Notify,
 }
 
+impl Flag {
+    /// Raises the flag; returns whether it was raised already.
+    fn raise(&self) -> bool {
+        let raised = self.raised.swap(true, Ordering::SeqCst);
+        self.changed.notify_one();
+        raised
+    }
+}
+
 impl Interrupts {
     /// Starts to listen; from here on Ctrl-C no longer ends the process by itself. Must be called
     /// within a runtime.
@@ -40,10 +49,9 @@ impl Interrupts {
         let listening = Arc::clone(&flag);
         let listener = SpawnedTask::spawn(async move {
             while signals.recv().await.is_some() {
-                if listening.raised.swap(true, Ordering::SeqCst) {
+                if listening.raise() {
                     process::exit(i32::from(EXIT_INTERRUPTED));
                 }
-                listening.changed.notify_one();
             }
         });
         Ok(Self { flag, _listener: listener })
@@ -52,6 +60,12 @@ impl Interrupts {
     /// Returns whether Ctrl-C came and was not cleared.
     pub(crate) fn is_raised(&self) -> bool {
         self.flag.raised.load(Ordering::SeqCst)
+    }
+
+    /// Does what Ctrl-C does.
+    #[cfg(test)]
+    pub(crate) fn raise(&self) {
+        self.flag.raise();
     }
 
     /// Forgets a Ctrl-C that came while nothing could be stopped, or that has been answered.
