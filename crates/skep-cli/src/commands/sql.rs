@@ -36,7 +36,13 @@ pub(crate) fn run(mut args: Args) -> ExitCode {
         Ok(scripts) => scripts,
         Err(message) => return fail(&message, palette),
     };
-    let interactive = scripts.is_empty() && io::stdin().is_terminal();
+    let typed = scripts.is_empty() && io::stdin().is_terminal();
+    // The line editor draws on standard error and asks the terminal through standard output, so
+    // that it would spoil a file that one of them goes to.
+    let interactive = typed && io::stdout().is_terminal() && io::stderr().is_terminal();
+    if typed && !interactive && !args.quiet {
+        write_error("reading statements from the terminal, up to Ctrl-D\n");
+    }
     let output = Output::new(&args, interactive);
     let executor = match open_executor(config) {
         Ok(executor) => executor,

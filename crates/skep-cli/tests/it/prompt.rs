@@ -168,3 +168,15 @@ fn quiet_means_results_only() {
     assert_eq!(code, Some(0));
     assert!(shown.ends_with("┘\r\n"), "{shown}");
 }
+
+#[test]
+fn results_that_go_to_a_file_hold_results_only() {
+    let home = home();
+    let mut terminal = Terminal::start_with_results(skep(&["--format", "csv"]), home.path());
+    terminal.wait_for("reading statements from the terminal, up to Ctrl-D");
+    terminal.send("SELECT 6 * 7 AS n;\n");
+    terminal.send("\x04");
+    let file = home.path().join("results");
+    assert_eq!(terminal.finish().0, Some(0));
+    assert_eq!(fs::read_to_string(file).unwrap(), "n\n42\n");
+}

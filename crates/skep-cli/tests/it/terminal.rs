@@ -39,7 +39,16 @@ struct Written {
 
 impl Terminal {
     /// Starts a process at a terminal of so many columns, with its state under `home`.
-    pub(crate) fn start(mut command: Command, home: &Path, columns: u16) -> Self {
+    pub(crate) fn start(command: Command, home: &Path, columns: u16) -> Self {
+        Self::start_with(command, home, columns, None)
+    }
+
+    /// Starts a process at a terminal, with its standard output in the file `home/results`.
+    pub(crate) fn start_with_results(command: Command, home: &Path) -> Self {
+        Self::start_with(command, home, 80, Some(File::create(home.join("results")).unwrap()))
+    }
+
+    fn start_with(mut command: Command, home: &Path, columns: u16, results: Option<File>) -> Self {
         let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&controller).unwrap();
         unlockpt(&controller).unwrap();
@@ -48,7 +57,12 @@ impl Terminal {
         let size = Winsize { ws_row: 50, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         tcsetwinsize(&controller, size).unwrap();
         command.env("HOME", home).env("TERM", "xterm-256color").env_remove("XDG_STATE_HOME");
-        command.stdin(line.try_clone().unwrap()).stdout(line.try_clone().unwrap()).stderr(line);
+        command.stdin(line.try_clone().unwrap());
+        match results {
+            Some(results) => command.stdout(results),
+            None => command.stdout(line.try_clone().unwrap()),
+        };
+        command.stderr(line);
         let child = command.spawn().unwrap();
         // The command holds the process's end open: without this the reader would never see the end.
         drop(command);
