@@ -41,8 +41,8 @@ struct Spelling {
 const SPELLINGS: &[Spelling] = &[
     Spelling {
         names: &[".tables", "\\dt"],
-        argument: "",
-        help: "the tables and views",
+        argument: "[PATTERN]",
+        help: "the tables and views; in a pattern, % is any text",
         parse: |argument| ask(argument, "SHOW TABLES"),
     },
     Spelling {
@@ -53,15 +53,15 @@ const SPELLINGS: &[Spelling] = &[
     },
     Spelling {
         names: &[".functions", "\\df"],
-        argument: "",
+        argument: "[PATTERN]",
         help: "the functions",
         parse: |argument| ask(argument, "SHOW FUNCTIONS"),
     },
     Spelling {
         names: &[".settings"],
-        argument: "",
+        argument: "[PATTERN]",
         help: "the settings and their values",
-        parse: |argument| ask(argument, "SHOW ALL"),
+        parse: |argument| ask(argument, "SHOW SETTINGS"),
     },
     Spelling {
         names: &[".mode"],
@@ -154,8 +154,11 @@ fn nothing(argument: &str, command: DotCommand) -> Result<DotCommand, String> {
     if argument.is_empty() { Ok(command) } else { Err("takes no argument".to_owned()) }
 }
 
-fn ask(argument: &str, statement: &str) -> Result<DotCommand, String> {
-    nothing(argument, DotCommand::Ask(statement.to_owned()))
+fn ask(pattern: &str, statement: &str) -> Result<DotCommand, String> {
+    Ok(DotCommand::Ask(match unquoted(pattern) {
+        "" => statement.to_owned(),
+        pattern => format!("{statement} LIKE '{}'", pattern.replace('\'', "''")),
+    }))
 }
 
 fn schema(argument: &str) -> Result<DotCommand, String> {
@@ -188,14 +191,17 @@ fn timer(argument: &str) -> Result<DotCommand, String> {
 }
 
 fn read(argument: &str) -> Result<DotCommand, String> {
-    let quoted = ['\'', '"']
-        .iter()
-        .find_map(|quote| argument.strip_prefix(*quote).and_then(|rest| rest.strip_suffix(*quote)));
-    match quoted.unwrap_or(argument) {
+    match unquoted(argument) {
         "" => Err("which file?".to_owned()),
         "-" => Err("standard input is where the commands come from".to_owned()),
         path => Ok(DotCommand::Read(PathBuf::from(path))),
     }
+}
+
+/// Returns what is between the quotes, if there are any.
+fn unquoted(argument: &str) -> &str {
+    let inside = |quote| argument.strip_prefix(quote)?.strip_suffix(quote);
+    inside('\'').or_else(|| inside('"')).unwrap_or(argument)
 }
 
 #[cfg(test)]
@@ -242,6 +248,15 @@ mod tests {
         assert!(error(".mode xml").message.contains("known are box, table, csv"));
         assert!(error(".timer maybe").message.contains("expected on or off"));
         assert!(error(".quit now").message.contains("takes no argument"));
+    }
+
+    #[test]
+    fn patterns_are_quoted() {
+        let ask = |text: &str| DotCommand::Ask(text.to_owned());
+        assert_eq!(parse(".tables"), ask("SHOW TABLES"));
+        assert_eq!(parse(".tables bee%"), ask("SHOW TABLES LIKE 'bee%'"));
+        assert_eq!(parse("\\dt 'bee%'"), ask("SHOW TABLES LIKE 'bee%'"));
+        assert_eq!(parse(".functions o'clock"), ask("SHOW FUNCTIONS LIKE 'o''clock'"));
     }
 
     #[test]
