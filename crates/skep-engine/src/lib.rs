@@ -30,3 +30,4 @@ pub use engine::Engine;
 pub use error::{Error, Position, Result};
 pub use query::{LocalExecutor, QueryExecutor, QueryStream, StatementKind};
 pub use session::Session;
+pub use sql::split::{ScriptSplitter, ScriptStatement};
