@@ -31,6 +31,9 @@ mod table;
 mod text;
 mod write;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use failure::explain_failure;
 pub(crate) use format::Format;
 pub(crate) use open::{open, open_path};

@@ -24,7 +24,7 @@ use super::partition::{PartitionColumns, discover};
 use super::pattern::is_glob;
 use super::provider::{CheckedFiles, FilesProvider};
 use super::read::{bad_file, range};
-use super::schema::infer;
+use super::schema::{check_headers, infer};
 use super::table::FileTable;
 use crate::error::{Error, Result};
 
@@ -46,6 +46,7 @@ pub(crate) async fn open(
 /// As [`open`].
 pub(crate) async fn open_files(state: &SessionState, table: &FileTable) -> Result<FilesProvider> {
     let rules = table.rules()?;
+    rules.check_readable(table.schema.is_some())?;
     let locations =
         table.locations.iter().map(|text| Location::parse(text)).collect::<Result<Vec<_>>>()?;
     let checked = CheckedFiles::default();
@@ -72,7 +73,10 @@ pub(crate) async fn open_files(state: &SessionState, table: &FileTable) -> Resul
         .filter_map(|(file, shape)| shape.map(|shape| (file.clone(), shape)))
         .collect();
     let file_schema = match &table.schema {
-        Some(schema) => Arc::clone(schema),
+        Some(schema) => {
+            check_headers(state, &rules, &shaped, schema).await?;
+            Arc::clone(schema)
+        }
         None if shaped.is_empty() => {
             let path = found.first().map(super::listing::FoundFile::path).unwrap_or_default();
             return Err(bad_file(path, table.format, "the file is empty", None));

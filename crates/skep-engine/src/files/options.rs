@@ -143,6 +143,41 @@ impl Rules {
         })
     }
 
+    /// Refuses options that have a meaning for writing, but none that reading could give them.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] or [`Error::InvalidOption`] naming the option.
+    pub(crate) fn check_readable(&self, has_declared_columns: bool) -> Result<()> {
+        let csv = &self.csv;
+        if self.format != Format::Csv {
+            return Ok(());
+        }
+        if csv.time_format.is_some() {
+            return Err(Error::unsupported("reading csv with a time_format", ""));
+        }
+        if !csv.double_quote {
+            let hint = "a doubled quote inside quotes always means one";
+            return Err(Error::unsupported("reading csv with double_quote = false", hint));
+        }
+        let has_formats = csv.date_format.is_some() || csv.timestamp_format.is_some();
+        if has_formats && !has_declared_columns {
+            let option = if csv.date_format.is_some() { "date_format" } else { "timestamp_format" };
+            return Err(invalid(
+                option,
+                "it applies to columns that are declared DATE or TIMESTAMP",
+                "declare the columns of the table",
+            ));
+        }
+        if csv.check_header && !has_declared_columns {
+            return Err(invalid(
+                "enforceSchema",
+                "there are no declared columns to compare headers with",
+                "declare the columns of the table",
+            ));
+        }
+        Ok(())
+    }
+
     /// Sets DataFusion's Parquet options from ours.
     ///
     /// # Errors
@@ -179,8 +214,10 @@ pub(crate) fn from_spark(format: Format, options: &[(String, String)]) -> Result
             "path" | "paths" => continue,
             "recursivefilelookup" => put(&mut canonical, "recursive", value),
             "pathglobfilter" => put(&mut canonical, "name_pattern", value),
-            "compression" | "codec" => put(&mut canonical, "compression", value),
-            "inferrows" => put(&mut canonical, "infer_rows", value),
+            "compression" | "codec" if format.is_text() || format == Format::Parquet => {
+                put(&mut canonical, "compression", value);
+            }
+            "inferrows" if format.is_text() => put(&mut canonical, "infer_rows", value),
             _ if refused(name, &key, value)? => {}
             _ => {
                 let known = match format {

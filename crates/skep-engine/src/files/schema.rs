@@ -159,7 +159,8 @@ async fn infer_csv(
         merged = Some(match merged {
             None => sample.schema,
             Some(merged) => {
-                same_columns(&merged, &sample.schema, files, file)?;
+                let first = files.first().map(|(file, _)| file.path()).unwrap_or_default();
+                same_columns(&merged, &sample.schema, &format!("those of {first}"), file)?;
                 merge(&merged, &sample.schema, true)
                     .map_err(|message| bad_file(file.path(), Format::Csv, message, None))?
             }
@@ -169,13 +170,35 @@ async fn infer_csv(
     Ok(Schema::new(merged.fields().iter().map(null_to_text).collect::<Vec<_>>()))
 }
 
-/// CSV columns are read by their place, so files whose headers differ do not fit together.
-fn same_columns(
-    first: &Schema,
-    other: &Schema,
+/// Compares the headers of CSV files with the declared columns.
+///
+/// # Errors
+/// [`Error::File`] naming the first file whose header is another.
+pub(crate) async fn check_headers(
+    state: &dyn Session,
+    rules: &Rules,
     files: &[(FoundFile, FileShape)],
-    file: &FoundFile,
+    declared: &SchemaRef,
 ) -> Result<()> {
+    if rules.format != Format::Csv || !rules.csv.header || !rules.csv.check_header {
+        return Ok(());
+    }
+    for (file, shape) in files {
+        let (mut text, is_all) =
+            beginning(state.runtime_env(), file, shape.compression, HEADER_BYTES).await?;
+        let dialect = Dialect::of(&rules.csv, file.name());
+        if !is_all {
+            text.truncate(dialect.whole_records(&text));
+        }
+        if let Some(sample) = sample_csv(rules, file, dialect, &text, 0)? {
+            same_columns(declared, &sample.schema, "the declared columns", file)?;
+        }
+    }
+    Ok(())
+}
+
+/// CSV columns are read by their place, so files whose headers differ do not fit together.
+fn same_columns(first: &Schema, other: &Schema, others: &str, file: &FoundFile) -> Result<()> {
     let names = |schema: &Schema| -> Vec<String> {
         schema.fields().iter().map(|field| field.name().clone()).collect()
     };
@@ -183,12 +206,8 @@ fn same_columns(
     if first == other {
         return Ok(());
     }
-    let message = format!(
-        "its columns are ({}), but those of {} are ({})",
-        other.join(", "),
-        files.first().map(|(file, _)| file.path()).unwrap_or_default(),
-        first.join(", ")
-    );
+    let message =
+        format!("its columns are ({}), but {others} are ({})", other.join(", "), first.join(", "));
     Err(bad_file(file.path(), Format::Csv, message, None))
 }
 
