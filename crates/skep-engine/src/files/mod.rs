@@ -36,7 +36,6 @@ mod tests;
 
 pub(crate) use failure::explain_failure;
 pub(crate) use format::Format;
-pub(crate) use open::{open, open_path};
-pub(crate) use provider::FilesProvider;
-pub(crate) use table::FileTable;
-pub(crate) use write::{FileTarget, WriteMode, insert_target, write};
+pub(crate) use open::{keep_inferred, open, open_path};
+pub(crate) use table::{FileTable, SortColumn};
+pub(crate) use write::{FileTarget, WriteMode, copy_target, insert_target, write};

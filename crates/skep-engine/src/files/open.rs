@@ -1,5 +1,6 @@
 //! Opens tables over files: lists, checks, infers what was not declared.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -24,7 +25,7 @@ use super::partition::{PartitionColumns, discover};
 use super::pattern::is_glob;
 use super::provider::{CheckedFiles, FilesProvider};
 use super::read::{bad_file, range};
-use super::schema::{check_headers, infer};
+use super::schema::infer;
 use super::table::FileTable;
 use crate::error::{Error, Result};
 
@@ -50,6 +51,10 @@ pub(crate) async fn open_files(state: &SessionState, table: &FileTable) -> Resul
     let locations =
         table.locations.iter().map(|text| Location::parse(text)).collect::<Result<Vec<_>>>()?;
     let checked = CheckedFiles::default();
+    let has_header = table.format == Format::Csv && rules.csv.header;
+    if let (Some(schema), true) = (&table.schema, has_header && rules.csv.check_header) {
+        checked.expect_header(schema);
+    }
     let mut files = Vec::new();
     for location in &locations {
         let may_be_empty = table.schema.is_some() && location.pattern.is_none();
@@ -73,17 +78,30 @@ pub(crate) async fn open_files(state: &SessionState, table: &FileTable) -> Resul
         .filter_map(|(file, shape)| shape.map(|shape| (file.clone(), shape)))
         .collect();
     let file_schema = match &table.schema {
-        Some(schema) => {
-            check_headers(state, &rules, &shaped, schema).await?;
-            Arc::clone(schema)
-        }
+        Some(schema) => Arc::clone(schema),
         None if shaped.is_empty() => {
             let path = found.first().map(super::listing::FoundFile::path).unwrap_or_default();
             return Err(bad_file(path, table.format, "the file is empty", None));
         }
         None => without(&infer(state, &rules, &shaped).await?, &partition_columns),
     };
+    if has_header && table.schema.is_none() {
+        // Values go by their place, so files that come later must have the same columns.
+        checked.expect_header(&file_schema);
+    }
     FilesProvider::new(table.clone(), rules, locations, file_schema, partition_columns, checked)
+}
+
+/// Keeps with a table what was found out when it was opened, so that it stays what it is.
+pub(crate) fn keep_inferred(table: &mut FileTable, provider: &dyn TableProvider) {
+    let Some(files) = (provider as &dyn Any).downcast_ref::<FilesProvider>() else { return };
+    if table.schema.is_none() {
+        table.schema = Some(Arc::clone(files.file_schema()));
+        if table.format == Format::Csv && table.rules().is_ok_and(|rules| rules.csv.header) {
+            table.options.insert("check_header".to_owned(), "true".to_owned());
+        }
+    }
+    table.partition_columns.clone_from(files.partition_columns());
 }
 
 /// Returns whether INSERT INTO could make what is not there: a directory.

@@ -2,7 +2,7 @@
 //! DataFusion's readers.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -34,6 +34,7 @@ use super::options::Rules;
 use super::partition::PartitionColumns;
 use super::prune::{is_partition_filter, prune};
 use super::scan::{PartFile, ScanGroup, scan_group};
+use super::schema::check_header;
 use super::table::FileTable;
 use super::text::{reader_schema, value_expr};
 use crate::error::{Error, Result};
@@ -83,7 +84,7 @@ impl FilesProvider {
             fields.push(Field::new(name, data_type.clone(), true));
         }
         let schema = Arc::new(Schema::new(fields));
-        for sort in &table.order {
+        for sort in table.order.iter().flatten() {
             schema.field_with_name(&sort.column).map_err(|_| Error::NotFound {
                 kind: "column",
                 name: sort.column.clone(),
@@ -94,14 +95,9 @@ impl FilesProvider {
         Ok(Self { table, rules, locations, file_schema, partition_columns, schema, checked })
     }
 
-    /// Returns what the table was declared to be.
-    pub(crate) fn table(&self) -> &FileTable {
-        &self.table
-    }
-
-    /// Returns what the table's options mean.
-    pub(crate) fn rules(&self) -> &Rules {
-        &self.rules
+    /// Returns the columns that are in the files.
+    pub(crate) fn file_schema(&self) -> &SchemaRef {
+        &self.file_schema
     }
 
     /// Returns the columns that directories give.
@@ -133,18 +129,19 @@ impl FilesProvider {
     }
 
     fn order(&self) -> DfResult<Vec<LexOrdering>> {
-        let columns: Vec<PhysicalSortExpr> = self
-            .table
-            .order
-            .iter()
-            .map(|sort| {
-                Ok(PhysicalSortExpr::new(
-                    col(&sort.column, &self.schema)?,
-                    SortOptions { descending: sort.descending, nulls_first: sort.nulls_first },
-                ))
-            })
-            .collect::<DfResult<_>>()?;
-        Ok(LexOrdering::new(columns).into_iter().collect())
+        let mut orders = Vec::with_capacity(self.table.order.len());
+        for order in &self.table.order {
+            let columns: Vec<PhysicalSortExpr> = order
+                .iter()
+                .map(|sort| {
+                    let options =
+                        SortOptions { descending: !sort.ascending, nulls_first: sort.nulls_first };
+                    Ok(PhysicalSortExpr::new(col(&sort.column, &self.schema)?, options))
+                })
+                .collect::<DfResult<_>>()?;
+            orders.extend(LexOrdering::new(columns));
+        }
+        Ok(orders)
     }
 
     /// Makes values of what the CSV reader reads as text.
@@ -267,6 +264,8 @@ impl TableProvider for FilesProvider {
 #[derive(Debug, Default)]
 pub(crate) struct CheckedFiles {
     seen: Mutex<HashMap<Path, SeenFile>>,
+    /// The header that CSV files must have, once it is known.
+    header: OnceLock<Vec<String>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -277,6 +276,12 @@ struct SeenFile {
 }
 
 impl CheckedFiles {
+    /// Says what header CSV files seen from now on must have.
+    pub(super) fn expect_header(&self, schema: &Schema) {
+        self.header
+            .get_or_init(|| schema.fields().iter().map(|field| field.name().clone()).collect());
+    }
+
     /// Checks the files that are new or have changed; their order stays.
     ///
     /// # Errors
@@ -298,6 +303,9 @@ impl CheckedFiles {
                     return Ok((file, known.shape));
                 }
                 let shape = check(runtime, &file, rules).await?;
+                if let (Some(header), Some(shape)) = (self.header.get(), shape) {
+                    check_header(runtime, rules, &file, shape, header).await?;
+                }
                 let seen = SeenFile { size: file.meta.size, modified, shape };
                 self.seen.lock().insert(file.meta.location.clone(), seen);
                 Ok::<_, Error>((file, shape))

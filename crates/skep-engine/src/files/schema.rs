@@ -8,6 +8,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::catalog::Session;
 use datafusion::error::DataFusionError;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::{StreamExt, TryStreamExt};
 
 use super::check::{FileShape, Framing, guarded};
@@ -160,7 +161,7 @@ async fn infer_csv(
             None => sample.schema,
             Some(merged) => {
                 let first = files.first().map(|(file, _)| file.path()).unwrap_or_default();
-                same_columns(&merged, &sample.schema, &format!("those of {first}"), file)?;
+                same_columns(&names(&merged), &sample.schema, &format!("those of {first}"), file)?;
                 merge(&merged, &sample.schema, true)
                     .map_err(|message| bad_file(file.path(), Format::Csv, message, None))?
             }
@@ -170,45 +171,41 @@ async fn infer_csv(
     Ok(Schema::new(merged.fields().iter().map(null_to_text).collect::<Vec<_>>()))
 }
 
-/// Compares the headers of CSV files with the declared columns.
+/// Compares the header of a CSV file with the names that it should have.
 ///
 /// # Errors
-/// [`Error::File`] naming the first file whose header is another.
-pub(crate) async fn check_headers(
-    state: &dyn Session,
+/// [`Error::File`] naming the file if its header is another.
+pub(crate) async fn check_header(
+    runtime: &RuntimeEnv,
     rules: &Rules,
-    files: &[(FoundFile, FileShape)],
-    declared: &SchemaRef,
+    file: &FoundFile,
+    shape: FileShape,
+    expected: &[String],
 ) -> Result<()> {
-    if rules.format != Format::Csv || !rules.csv.header || !rules.csv.check_header {
-        return Ok(());
+    let (mut text, is_all) = beginning(runtime, file, shape.compression, HEADER_BYTES).await?;
+    let dialect = Dialect::of(&rules.csv, file.name());
+    if !is_all {
+        text.truncate(dialect.whole_records(&text));
     }
-    for (file, shape) in files {
-        let (mut text, is_all) =
-            beginning(state.runtime_env(), file, shape.compression, HEADER_BYTES).await?;
-        let dialect = Dialect::of(&rules.csv, file.name());
-        if !is_all {
-            text.truncate(dialect.whole_records(&text));
-        }
-        if let Some(sample) = sample_csv(rules, file, dialect, &text, 0)? {
-            same_columns(declared, &sample.schema, "the declared columns", file)?;
-        }
+    match sample_csv(rules, file, dialect, &text, 0)? {
+        Some(sample) => same_columns(expected, &sample.schema, "those of the table", file),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// CSV columns are read by their place, so files whose headers differ do not fit together.
 fn same_columns(first: &Schema, other: &Schema, others: &str, file: &FoundFile) -> Result<()> {
-    let names = |schema: &Schema| -> Vec<String> {
-        schema.fields().iter().map(|field| field.name().clone()).collect()
-    };
-    let (first, other) = (names(first), names(other));
+    let other = names(other);
     if first == other {
         return Ok(());
     }
     let message =
         format!("its columns are ({}), but {others} are ({})", other.join(", "), first.join(", "));
     Err(bad_file(file.path(), Format::Csv, message, None))
+}
+
+fn names(schema: &Schema) -> Vec<String> {
+    schema.fields().iter().map(|field| field.name().clone()).collect()
 }
 
 fn sample_csv(

@@ -15,12 +15,12 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SortColumn {
     pub(crate) column: String,
-    pub(crate) descending: bool,
+    pub(crate) ascending: bool,
     pub(crate) nulls_first: bool,
 }
 
 /// A table over files: enough to open it again after a restart.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FileTable {
     pub(crate) format: Format,
     /// Files, directories, globs or URLs; local paths are absolute.
@@ -31,8 +31,8 @@ pub(crate) struct FileTable {
     pub(crate) schema: Option<SchemaRef>,
     /// The declared partition columns; if empty, directories called `k=v` are discovered.
     pub(crate) partition_columns: PartitionColumns,
-    /// The order that the rows of every file are declared to have.
-    pub(crate) order: Vec<SortColumn>,
+    /// The orders that the rows of every file are declared to have.
+    pub(crate) order: Vec<Vec<SortColumn>>,
 }
 
 impl FileTable {
@@ -193,21 +193,16 @@ fn split_partitions(
     Ok((Some(SchemaRef::new(Schema::new(rest))), partitions))
 }
 
-fn sort_columns(orders: &[Vec<datafusion::logical_expr::SortExpr>]) -> Result<Vec<SortColumn>> {
-    let order = match orders {
-        [] => return Ok(Vec::new()),
-        [one] => one,
-        _ => return Err(Error::unsupported("more than one WITH ORDER", "")),
+fn sort_columns(
+    orders: &[Vec<datafusion::logical_expr::SortExpr>],
+) -> Result<Vec<Vec<SortColumn>>> {
+    let sort_column = |sort: &datafusion::logical_expr::SortExpr| match &sort.expr {
+        Expr::Column(column) => Ok(SortColumn {
+            column: column.name.clone(),
+            ascending: sort.asc,
+            nulls_first: sort.nulls_first,
+        }),
+        other => Err(Error::unsupported(format!("WITH ORDER by {other}"), "order by columns")),
     };
-    order
-        .iter()
-        .map(|sort| match &sort.expr {
-            Expr::Column(column) => Ok(SortColumn {
-                column: column.name.clone(),
-                descending: !sort.asc,
-                nulls_first: sort.nulls_first,
-            }),
-            other => Err(Error::unsupported(format!("WITH ORDER by {other}"), "order by columns")),
-        })
-        .collect()
+    orders.iter().map(|order| order.iter().map(sort_column).collect()).collect()
 }

@@ -1,6 +1,5 @@
 //! Files out of queries: `COPY TO`, `CREATE TABLE AS`, `INSERT INTO`.
 
-use std::collections::HashMap;
 use std::path::{Path as LocalPath, PathBuf};
 use std::sync::Arc;
 
@@ -32,7 +31,7 @@ use super::listing::{io_kind, store_error, store_of};
 use super::location::{Location, absolute_location};
 use super::options::{Options, Rules, from_datafusion};
 use super::partition::directory_value;
-use super::provider::{FilesProvider, can_partition};
+use super::provider::can_partition;
 use super::staging::Staging;
 use super::table::FileTable;
 use crate::error::{Error, Result};
@@ -62,121 +61,113 @@ pub(crate) struct FileTarget {
     pub(crate) mode: WriteMode,
     /// Whether one file is written or a directory of files; `None` goes by the name.
     pub(crate) single_file: Option<bool>,
-    /// The columns that the rows must have, by place; they are cast to these types.
+    /// The columns that the rows must have, by place; they are cast to these types. `None` takes
+    /// what comes.
     pub(crate) schema: Option<SchemaRef>,
 }
 
-impl FileTarget {
-    /// Says where `COPY ... TO 'location' [STORED AS format] [PARTITIONED BY ...] [OPTIONS ...]`
-    /// writes.
-    ///
-    /// # Errors
-    /// [`Error::Plan`] if no format is given and the name tells none; errors of the options.
-    pub(crate) fn copy_to(
-        location: &str,
-        format: Option<Format>,
-        options: &HashMap<String, String>,
-        partition_by: Vec<String>,
-        mode: WriteMode,
-    ) -> Result<Self> {
-        let mut options = options.clone();
-        let mut take = |name: &str| {
-            let key = options
-                .keys()
-                .find(|key| {
-                    let key = key.to_ascii_lowercase();
-                    key.strip_prefix("format.").unwrap_or(&key) == name
-                })
-                .cloned();
-            key.and_then(|key| options.remove(&key))
-        };
-        let named = take("format").map(|name| name.parse()).transpose()?;
-        let single_file = take("single_file_output")
-            .map(|value| match value.to_ascii_lowercase().as_str() {
-                "true" => Ok(true),
-                "false" => Ok(false),
-                _ => Err(Error::InvalidOption {
-                    option: "single_file_output".to_owned(),
-                    message: format!("\"{value}\" is neither true nor false"),
-                    hint: None,
-                }),
-            })
-            .transpose()?;
-        let format =
-            format.or(named).or(NamedContent::of(location).format).ok_or_else(|| Error::Plan {
+/// Says where `COPY ... TO 'location' [STORED AS format] [PARTITIONED BY ...] [OPTIONS ...]`
+/// writes: never over something that is there.
+///
+/// # Errors
+/// [`Error::Plan`] if no format is given and the name tells none; errors of the options.
+pub(crate) fn copy_target(
+    location: &str,
+    format: Option<&str>,
+    mut options: Vec<(String, String)>,
+    partition_by: Vec<String>,
+) -> Result<FileTarget> {
+    let mut take = |name: &str| {
+        let at = options.iter().position(|(key, _)| {
+            let key = key.to_ascii_lowercase();
+            key.strip_prefix("format.").unwrap_or(&key) == name
+        });
+        at.map(|at| options.remove(at).1)
+    };
+    let named = take("format");
+    let single_file = take("single_file_output")
+        .map(|value| match value.to_ascii_lowercase().as_str() {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err(Error::InvalidOption {
+                option: "single_file_output".to_owned(),
+                message: format!("\"{value}\" is neither true nor false"),
+                hint: None,
+            }),
+        })
+        .transpose()?;
+    let format: Format = match (format, &named, NamedContent::of(location).format) {
+        (Some(name), _, _) => name.parse()?,
+        (None, Some(name), _) => name.parse()?,
+        (None, None, Some(format)) => format,
+        (None, None, None) => {
+            return Err(Error::Plan {
                 message: format!("the name \"{location}\" does not tell the format to write"),
                 position: None,
                 hint: Some("add STORED AS csv, json, parquet or arrow".to_owned()),
-            })?;
-        Ok(Self {
-            location: absolute_location(location)?,
-            format,
-            options: from_datafusion(format, &options)?,
-            partition_by,
-            mode,
-            single_file,
-            schema: None,
-        })
-    }
-
-    /// Says where the rows of `CREATE TABLE ... AS` go: into the table's directory.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] if the table is not over one directory.
-    pub(crate) fn for_table(table: &FileTable, mode: WriteMode) -> Result<Self> {
-        let [location] = table.locations.as_slice() else {
-            return Err(Error::unsupported("writing to a table over several paths", ""));
-        };
-        Ok(Self {
-            location: location.clone(),
-            format: table.format,
-            options: table.options.clone(),
-            partition_by: table.partition_columns.iter().map(|(name, _)| name.clone()).collect(),
-            mode,
-            single_file: None,
-            schema: None,
-        })
-    }
+            });
+        }
+    };
+    Ok(FileTarget {
+        location: absolute_location(location)?,
+        format,
+        options: from_datafusion(format, options.iter().map(|(key, value)| (key, value)))?,
+        partition_by,
+        mode: WriteMode::Create,
+        single_file,
+        schema: None,
+    })
 }
 
 /// Says where `INSERT INTO` a table writes, and the columns that it takes.
 ///
 /// # Errors
 /// [`Error::Unsupported`] if the table is over one file, several paths, a glob or http.
-pub(crate) fn insert_target(provider: &FilesProvider) -> Result<FileTarget> {
-    use datafusion::catalog::TableProvider as _;
-    let mut target = FileTarget::for_table(provider.table(), WriteMode::Append)?;
-    let location = Location::parse(&target.location)?;
-    let refused = |what: &str| {
+pub(crate) fn insert_target(table: &FileTable, mode: WriteMode) -> Result<FileTarget> {
+    let refused = |what: &str, location: &str| {
         Err(Error::unsupported(
-            format!("INSERT INTO a table over {what} ({})", location.text),
+            format!("writing to a table over {what} ({location})"),
             "a table over a directory takes new rows as new files",
         ))
     };
+    let [text] = table.locations.as_slice() else {
+        return refused("several paths", &table.locations.join(", "));
+    };
+    let location = Location::parse(text)?;
     if location.pattern.is_some() {
-        return refused("a glob");
+        return refused("a glob", &location.text);
     }
     if location.is_http() {
-        return refused("an http server");
+        return refused("an http server", &location.text);
     }
+    let named_as_file = !location.is_directory && NamedContent::of(&location.text).format.is_some();
     let is_file = match &location.local {
-        Some(path) => match std::fs::metadata(path) {
-            Ok(metadata) => !metadata.is_dir(),
-            Err(_) => !location.is_directory && NamedContent::of(&location.text).format.is_some(),
-        },
-        None => !location.is_directory && NamedContent::of(&location.text).format.is_some(),
+        Some(path) => std::fs::metadata(path).map_or(named_as_file, |found| !found.is_dir()),
+        None => named_as_file,
     };
     if is_file {
-        return refused("a single file");
+        return refused("a single file", &location.text);
     }
-    if provider.rules().json_array == Some(true) {
-        return refused("JSON arrays");
+    if table.rules()?.json_array == Some(true) {
+        return refused("JSON arrays", &location.text);
     }
-    target.partition_by =
-        provider.partition_columns().iter().map(|(name, _)| name.clone()).collect();
-    target.single_file = Some(false);
-    target.schema = Some(provider.schema());
-    Ok(target)
+    let schema = table.schema.as_ref().map(|schema| {
+        let mut fields: Vec<Field> =
+            schema.fields().iter().map(|field| field.as_ref().clone()).collect();
+        for (name, data_type) in &table.partition_columns {
+            fields.push(Field::new(name, data_type.clone(), true));
+        }
+        Arc::new(Schema::new(fields))
+    });
+    Ok(FileTarget {
+        location: text.clone(),
+        format: table.format,
+        options: table.options.clone(),
+        partition_by: table.partition_columns.iter().map(|(name, _)| name.clone()).collect(),
+        mode,
+        single_file: Some(false),
+        schema,
+    })
 }
 
 /// Writes a query's rows; returns how many.
@@ -274,7 +265,8 @@ impl Output<'_> {
         let schema = rows.schema();
         let count = self.sink(state, rows, context, staging, self.is_file).await?;
         // A table without rows still has columns, and only a file can say which.
-        if count == 0 && !self.is_file && self.target.partition_by.is_empty() {
+        let is_new = self.target.mode != WriteMode::Append;
+        if count == 0 && is_new && !self.is_file && self.target.partition_by.is_empty() {
             let part = staging.map(|directory| directory.join(self.part_name()));
             let nothing = futures::stream::empty().boxed();
             let rows = Box::pin(RecordBatchStreamAdapter::new(schema, nothing));

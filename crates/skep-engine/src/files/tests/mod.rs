@@ -17,7 +17,9 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::FutureExt;
 use tempfile::TempDir;
 
-use super::{FileTable, FileTarget, Format, WriteMode, explain_failure, open, open_path, write};
+use super::{
+    FileTable, FileTarget, Format, WriteMode, copy_target, explain_failure, open, open_path, write,
+};
 use crate::error::Error;
 use crate::query::LocalExecutor;
 

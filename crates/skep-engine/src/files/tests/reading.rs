@@ -402,11 +402,11 @@ async fn a_declared_order_is_used() {
     let place = Place::new();
     let path = place.file("x.csv", "a\n1\n2\n3\n");
     let mut table = FileTable::undeclared(Format::Csv, &path).unwrap();
-    table.order = vec![super::super::table::SortColumn {
+    table.order = vec![vec![super::super::SortColumn {
         column: "a".to_owned(),
-        descending: false,
+        ascending: true,
         nulls_first: false,
-    }];
+    }]];
     place.open(&table).await.unwrap();
     let plan = place.query("EXPLAIN SELECT a FROM t ORDER BY a").await.unwrap();
     assert!(!plan.contains("SortExec"), "{plan}");

@@ -1,7 +1,6 @@
 //! What is written, where, and what is left behind when it fails.
 
-use super::super::open::open_files;
-use super::super::{FilesProvider, insert_target};
+use super::super::{insert_target, keep_inferred};
 use super::*;
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 
@@ -135,14 +134,7 @@ async fn where_nothing_can_be_written() {
     let error = place.copy(ROWS, "file/x.csv", &[]).await.unwrap_err();
     assert!(matches!(&error, Error::Io { path, .. } if path.ends_with("file")), "{error:?}");
     // The system's own read-only place refuses the superuser too.
-    let target = FileTarget::copy_to(
-        "/proc/skep-test.csv",
-        None,
-        &std::collections::HashMap::new(),
-        Vec::new(),
-        WriteMode::Create,
-    )
-    .unwrap();
+    let target = copy_target("/proc/skep-test.csv", None, Vec::new(), Vec::new()).unwrap();
     let error = place.write(ROWS, &target).await.unwrap_err();
     assert!(error.to_string().starts_with("cannot write into /proc: "), "{error}");
     let error = place.copy(ROWS, "x", &[]).await.unwrap_err();
@@ -168,8 +160,11 @@ async fn a_read_only_directory_is_named() {
     }
 }
 
-async fn provider(place: &Place, table: &FileTable) -> FilesProvider {
-    open_files(&place.state(), table).await.unwrap()
+/// Opens a table and keeps what was found, as the catalog does.
+async fn kept(place: &Place, mut table: FileTable) -> FileTable {
+    let provider = open(&place.state(), &table).await.unwrap();
+    keep_inferred(&mut table, provider.as_ref());
+    table
 }
 
 #[tokio::test]
@@ -177,15 +172,16 @@ async fn inserts_append_files() {
     let place = Place::new();
     place.copy(ROWS, "d/", &[("format", "parquet")]).await.unwrap();
     let table = FileTable::undeclared(Format::Parquet, &place.text("d")).unwrap();
+    let table = kept(&place, table).await;
     for _ in 0..2 {
-        let target = insert_target(&provider(&place, &table).await).unwrap();
+        let target = insert_target(&table, WriteMode::Append).unwrap();
         assert_eq!(place.write("SELECT '7' AS other, 'y' AS name", &target).await.unwrap(), 1);
     }
     place.open(&table).await.unwrap();
     assert_eq!(place.query("SELECT sum(a), count(b) FROM t").await.unwrap(), "17,3");
     assert_eq!(place.columns().await.split(',').next(), Some("a Int64"));
 
-    let target = insert_target(&provider(&place, &table).await).unwrap();
+    let target = insert_target(&table, WriteMode::Append).unwrap();
     let error = place.write("SELECT 1", &target).await.unwrap_err();
     assert!(error.to_string().contains("has 2 columns"), "{error}");
     let error = place.write("SELECT [1], 'x'", &target).await.unwrap_err();
@@ -208,7 +204,7 @@ async fn inserts_into_new_and_partitioned_tables() {
         vec!["k".to_owned()],
     )
     .unwrap();
-    let target = insert_target(&provider(&place, &table).await).unwrap();
+    let target = insert_target(&table, WriteMode::Append).unwrap();
     place.write("SELECT 1, 'x'", &target).await.unwrap();
     place.write("SELECT 2, NULL", &target).await.unwrap();
     place.open(&table).await.unwrap();
@@ -221,7 +217,7 @@ async fn inserts_are_refused_where_there_is_no_directory() {
     place.copy(ROWS, "x.csv", &[]).await.unwrap();
     for location in [place.text("x.csv"), place.text("*.csv")] {
         let table = FileTable::undeclared(Format::Csv, &location).unwrap();
-        let error = insert_target(&provider(&place, &table).await).unwrap_err();
+        let error = insert_target(&table, WriteMode::Append).unwrap_err();
         assert!(matches!(error, Error::Unsupported { .. }), "{error:?}");
     }
 }
