@@ -150,6 +150,7 @@ impl Session {
                 partition_by: create.partition_by.clone(),
                 mode: WriteMode::Append,
                 single_file: Some(false),
+                schema: None,
             };
             let executor = self.inner.engine.executor.as_ref();
             row_count = Some(files::write(&state, executor, plan, &target).await?);
