@@ -9,16 +9,19 @@ pub fn root() -> PathBuf {
     manifest.ancestors().nth(2).unwrap_or(manifest).to_path_buf()
 }
 
+/// What Cargo writes into every target directory; `CACHEDIR.TAG` only into those that it made.
+const CARGO_MARK: &str = ".rustc_info.json";
+
 /// Returns Cargo's target directory: the one the running binary was built into.
 ///
-/// Cargo marks it with a `CACHEDIR.TAG`, so it is found wherever `CARGO_TARGET_DIR` or a
+/// Cargo keeps a `.rustc_info.json` in it, so it is found wherever `CARGO_TARGET_DIR` or a
 /// configuration file has put it. A binary that was moved elsewhere falls back to `target` in the
 /// checkout.
 pub fn target_dir() -> PathBuf {
     std::env::current_exe()
         .ok()
         .and_then(|binary| {
-            binary.ancestors().find(|dir| dir.join("CACHEDIR.TAG").exists()).map(Path::to_path_buf)
+            binary.ancestors().find(|dir| dir.join(CARGO_MARK).exists()).map(Path::to_path_buf)
         })
         .unwrap_or_else(|| root().join("target"))
 }
@@ -35,6 +38,6 @@ mod tests {
 
     #[test]
     fn target_dir_is_marked_by_cargo() {
-        assert!(target_dir().join("CACHEDIR.TAG").is_file());
+        assert!(target_dir().join(CARGO_MARK).is_file());
     }
 }
