@@ -97,3 +97,22 @@ pub fn find_scripts(root: &Path) -> Result<Vec<PathBuf>> {
     scripts.sort();
     Ok(scripts)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the README's first command runs is what the tests check.
+    #[test]
+    fn the_script_of_the_tour_runs_the_tour() {
+        let root = workspace::root();
+        let tour = std::fs::read_to_string(root.join("datasets/tour.sql")).unwrap();
+        let script = std::fs::read_to_string(root.join("sql-tests/files/tour.slt")).unwrap();
+        let lines: Vec<_> = tour.lines().filter(|line| !line.starts_with("--")).collect();
+        let text = lines.join("\n");
+        let statements = text.split(';').map(str::trim).filter(|statement| !statement.is_empty());
+        for statement in statements {
+            assert!(script.contains(&format!("\n{statement}\n")), "{statement}");
+        }
+    }
+}
