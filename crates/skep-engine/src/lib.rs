@@ -17,6 +17,7 @@ mod functions;
 mod optimizer;
 mod query;
 mod session;
+mod settings;
 mod sql;
 
 pub use config::EngineConfig;
