@@ -1,5 +1,9 @@
 //! What the rules must give, checked against answers computed by hand or by brute force.
 
+mod arithmetic;
+mod recursion;
+mod subqueries;
+
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::error::DataFusionError;
