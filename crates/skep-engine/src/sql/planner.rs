@@ -10,7 +10,6 @@ use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::{TableFunctionArgs, TableProvider};
 use datafusion::common::DFSchema;
 use datafusion::common::DFSchemaRef;
-use datafusion::common::TableReference;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::file_options::file_type::FileType;
 use datafusion::datasource::cte_worktable::CteWorkTable;
@@ -27,7 +26,8 @@ use datafusion::logical_expr::{
     AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF,
 };
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
-use datafusion::sql::parser::Statement as PlanStatement;
+use datafusion::common::TableReference;
+use datafusion::sql::parser::{CopyToSource, Statement as PlanStatement};
 use datafusion::sql::planner::{ParserOptions, SqlToRel};
 use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 
@@ -68,17 +68,23 @@ impl<'a> Planner<'a> {
     /// # Errors
     /// Whatever is wrong with the statement, with its place where one is known.
     pub(crate) fn plan(&self, mut statement: PlanStatement) -> Result<Planned> {
-        if let Some(inner) = inner_statement(&mut statement) {
-            rewrite::rewrite_statement(inner, self)?;
-        }
+        rewrite_inner(&mut statement, self)?;
         let outcome = match self.to_plan(statement.clone()) {
             Ok(plan) => return Ok(Planned { plan, has_renamed_outputs: false }),
             Err(error) if rewrite::is_duplicate_name(&error) => {
                 let mut renamed = statement.clone();
-                let changed =
-                    inner_statement(&mut renamed).is_some_and(rewrite::rename_duplicate_outputs);
+                let changed = match inner_statement(&mut renamed) {
+                    Some(inner) => rewrite::rename_duplicate_outputs(inner, self)?,
+                    None => false,
+                };
                 if changed {
-                    self.to_plan(renamed).map(|plan| Planned { plan, has_renamed_outputs: true })
+                    let outcome = self.to_plan(renamed);
+                    if let Err(error) = &outcome
+                        && let Some(error) = rewrite::explain_renamed(error)
+                    {
+                        return Err(error);
+                    }
+                    outcome.map(|plan| Planned { plan, has_renamed_outputs: true })
                 } else {
                     Err(error)
                 }
@@ -133,6 +139,19 @@ fn inner_statement(statement: &mut PlanStatement) -> Option<&mut SqlStatement> {
         PlanStatement::CreateExternalTable(_)
         | PlanStatement::CopyTo(_)
         | PlanStatement::Reset(_) => None,
+    }
+}
+
+/// Rewrites the SQL statement or the query inside a statement.
+fn rewrite_inner(statement: &mut PlanStatement, schemas: &dyn RelationSchemas) -> Result<()> {
+    match statement {
+        PlanStatement::Statement(inner) => rewrite::rewrite_statement(inner, schemas),
+        PlanStatement::Explain(explain) => rewrite_inner(&mut explain.statement, schemas),
+        PlanStatement::CopyTo(copy) => match &mut copy.source {
+            CopyToSource::Query(query) => rewrite::rewrite_query(query, schemas),
+            CopyToSource::Relation(_) => Ok(()),
+        },
+        PlanStatement::CreateExternalTable(_) | PlanStatement::Reset(_) => Ok(()),
     }
 }
 
