@@ -362,7 +362,8 @@ impl<'a> Translation<'a> {
             match character {
                 // Right after the opening it is a member.
                 ']' if !is_empty => break,
-                '-' => self.regex.push_str(if self.is_range(is_empty) { "-" } else { r"\-" }),
+                '-' if self.is_range(is_empty) => self.regex.push('-'),
+                '-' => self.regex.push_str(r"\-"),
                 '[' if self.rest.peek() == Some(&':') => self.class()?,
                 _ if Some(character) == self.escape => match self.rest.next() {
                     Some(literal) => self.member(literal),

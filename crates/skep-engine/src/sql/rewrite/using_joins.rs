@@ -156,8 +156,8 @@ impl UsingJoins<'_> {
         right: Vec<VisibleColumn>,
         operator: &mut JoinOperator,
     ) -> Result<Vec<VisibleColumn>> {
-        let (side, constraint) = parts(operator)?;
-        let keys = match &mut *constraint {
+        let (side, mut constraint) = parts(operator)?;
+        let keys = match constraint.as_deref_mut() {
             Some(JoinConstraint::Using(names)) => names
                 .iter()
                 .map(|name| match name.0.as_slice() {
