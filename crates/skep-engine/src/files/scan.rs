@@ -64,11 +64,12 @@ pub(crate) async fn scan_group(
     let dialect = Dialect::of(&group.rules.csv, first.found.name());
     let format = format_of(state, group.rules, first.shape, dialect)?;
     let concurrency = state.config_options().execution.meta_fetch_concurrency.get();
-    let with_statistics: Vec<(PartitionedFile, Statistics)> = futures::stream::iter(&group.files)
-        .map(|file| part_file(state, &group, format.as_ref(), file))
-        .buffered(concurrency)
-        .try_collect()
-        .await?;
+    let with_statistics: Vec<(PartitionedFile, Statistics)> =
+        futures::stream::iter(group.files.clone())
+            .map(|file| part_file(state, &group, format.as_ref(), file))
+            .buffered(concurrency)
+            .try_collect()
+            .await?;
     let (files, is_all) = enough_files(with_statistics, limit);
     let statistics = Statistics::try_merge_iter(files.iter().map(|(_, s)| s), group.table_schema)?;
     let statistics = if is_all { statistics } else { statistics.to_inexact() };
@@ -133,12 +134,12 @@ async fn part_file(
     state: &dyn Session,
     group: &ScanGroup<'_>,
     format: &dyn datafusion::datasource::file_format::FileFormat,
-    file: &PartFile,
+    file: PartFile,
 ) -> DfResult<(PartitionedFile, Statistics)> {
     let mut out = PartitionedFile::new_from_meta(file.found.meta.clone())
         .with_partition_values(file.values.clone());
     let mut statistics = match state.config().collect_statistics() {
-        true => file_statistics(state, group, format, file).await?.as_ref().clone(),
+        true => file_statistics(state, group, format, &file).await?.as_ref().clone(),
         false => Statistics::new_unknown(group.file_schema),
     };
     // Not by `PartitionedFile::with_statistics`, which says that no partition value is NULL.

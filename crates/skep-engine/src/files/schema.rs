@@ -57,8 +57,8 @@ async fn infer_typed(
         true => &files[..files.len().min(1)],
         false => files,
     };
-    let schemas: Vec<SchemaRef> = futures::stream::iter(files)
-        .map(|(file, shape)| infer_one(state, rules, file, *shape))
+    let schemas: Vec<SchemaRef> = futures::stream::iter(files.to_vec())
+        .map(|(file, shape)| async move { infer_one(state, rules, &file, shape).await })
         .buffered(CONCURRENCY)
         .try_collect()
         .await?;
@@ -194,13 +194,16 @@ pub(crate) async fn check_header(
 }
 
 /// CSV columns are read by their place, so files whose headers differ do not fit together.
-fn same_columns(first: &Schema, other: &Schema, others: &str, file: &FoundFile) -> Result<()> {
-    let other = names(other);
-    if first == other {
+fn same_columns(expected: &[String], other: &Schema, others: &str, file: &FoundFile) -> Result<()> {
+    let found = names(other);
+    if found == expected {
         return Ok(());
     }
-    let message =
-        format!("its columns are ({}), but {others} are ({})", other.join(", "), first.join(", "));
+    let message = format!(
+        "its columns are ({}), but {others} are ({})",
+        found.join(", "),
+        expected.join(", ")
+    );
     Err(bad_file(file.path(), Format::Csv, message, None))
 }
 

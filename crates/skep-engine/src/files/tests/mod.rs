@@ -144,9 +144,10 @@ impl Place {
         partition_by: &[&str],
         mode: WriteMode,
     ) -> Result<FileTarget, Error> {
-        let options = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let options = pairs(options);
         let partition_by = partition_by.iter().map(|name| (*name).to_owned()).collect();
-        FileTarget::copy_to(&self.text(name), None, &options, partition_by, mode)
+        let target = copy_target(&self.text(name), None, options, partition_by)?;
+        Ok(FileTarget { mode, ..target })
     }
 
     /// Returns the names of everything in a directory, hidden or not, below it too.
@@ -169,10 +170,12 @@ fn collect_names(directory: &Path, prefix: &str, names: &mut Vec<String>) {
     }
 }
 
+fn pairs(options: &[(&str, &str)]) -> Vec<(String, String)> {
+    options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+}
+
 fn spark_table(format: Format, options: &[(&str, &str)]) -> Result<FileTable, Error> {
-    let options: Vec<(String, String)> =
-        options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    FileTable::from_spark(format, &options, None, None, Vec::new())
+    FileTable::from_spark(format, &pairs(options), None, None, Vec::new())
 }
 
 /// Finds the engine's error again behind DataFusion's.
