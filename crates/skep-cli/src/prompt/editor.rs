@@ -1,6 +1,7 @@
 //! The line editor: when Enter ends the input, and what is kept of it.
 
-use reedline::{Reedline, ValidationResult, Validator};
+use nu_ansi_term::Style;
+use reedline::{Highlighter, Reedline, StyledText, ValidationResult, Validator};
 use skep_engine::ScriptSplitter;
 
 use super::history;
@@ -13,6 +14,7 @@ use crate::style::Palette;
 pub(super) fn open(palette: Palette) -> Reedline {
     let editor = Reedline::create()
         .with_validator(Box::new(Completeness))
+        .with_highlighter(Box::new(Plain))
         .with_ansi_colors(palette.has_colors())
         .with_history_exclusion_prefix(Some(" ".to_owned()))
         .use_bracketed_paste(true);
@@ -32,6 +34,17 @@ struct Completeness;
 impl Validator for Completeness {
     fn validate(&self, input: &str) -> ValidationResult {
         if is_complete(input) { ValidationResult::Complete } else { ValidationResult::Incomplete }
+    }
+}
+
+/// Shows the input in the terminal's own colour: the editor would make it white, on any background.
+struct Plain;
+
+impl Highlighter for Plain {
+    fn highlight(&self, line: &str, _cursor: usize) -> StyledText {
+        let mut text = StyledText::new();
+        text.push((Style::new(), line.to_owned()));
+        text
     }
 }
 
