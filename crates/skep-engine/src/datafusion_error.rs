@@ -50,10 +50,9 @@ fn convert(error: &DataFusionError) -> Error {
         DataFusionError::ResourcesExhausted(message) => out_of_resources(message),
         DataFusionError::Context(_, inner) => convert(inner),
         DataFusionError::Diagnostic(diagnostic, inner) => {
-            let place = diagnostic.span.map(|span| Position {
-                line: span.start.line,
-                column: span.start.column,
-            });
+            let place = diagnostic
+                .span
+                .map(|span| Position { line: span.start.line, column: span.start.column });
             convert(inner).at(place)
         }
         DataFusionError::Collection(errors) => {
@@ -191,8 +190,26 @@ fn split_place(message: &str) -> (String, Option<Position>) {
 }
 
 const STATEMENT_KEYWORDS: [&str; 21] = [
-    "SELECT", "WITH", "VALUES", "CREATE", "DROP", "INSERT", "COPY", "EXPLAIN", "SHOW", "DESCRIBE",
-    "SET", "RESET", "USE", "PREPARE", "EXECUTE", "DEALLOCATE", "TABLE", "FROM", "WHERE", "GROUP",
+    "SELECT",
+    "WITH",
+    "VALUES",
+    "CREATE",
+    "DROP",
+    "INSERT",
+    "COPY",
+    "EXPLAIN",
+    "SHOW",
+    "DESCRIBE",
+    "SET",
+    "RESET",
+    "USE",
+    "PREPARE",
+    "EXECUTE",
+    "DEALLOCATE",
+    "TABLE",
+    "FROM",
+    "WHERE",
+    "GROUP",
     "ORDER",
 ];
 
@@ -276,7 +293,10 @@ fn out_of_resources(message: &str) -> Error {
     } else {
         "raise the memory limit (--memory), or SET datafusion.execution.target_partitions lower"
     };
-    Error::ResourcesExhausted { message: format!("out of memory: {message}"), hint: Some(hint.to_owned()) }
+    Error::ResourcesExhausted {
+        message: format!("out of memory: {message}"),
+        hint: Some(hint.to_owned()),
+    }
 }
 
 fn internal(message: &str) -> Error {

@@ -45,10 +45,7 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::open`].
-    pub async fn open_with(
-        config: EngineConfig,
-        executor: Arc<dyn QueryExecutor>,
-    ) -> Result<Self> {
+    pub async fn open_with(config: EngineConfig, executor: Arc<dyn QueryExecutor>) -> Result<Self> {
         let opened = tokio::task::spawn_blocking(move || {
             let runtime = build_runtime(&config)?;
             let temporary_dir = config.spill_dir.clone().unwrap_or_else(std::env::temp_dir);
@@ -67,7 +64,14 @@ impl Engine {
                 }
             };
             let catalog = Arc::new(PersistentCatalog::open(&data_dir)?);
-            Ok(EngineInner { config, runtime, catalog, executor, temporary_dir, _scratch: scratch })
+            Ok::<_, Error>(EngineInner {
+                config,
+                runtime,
+                catalog,
+                executor,
+                temporary_dir,
+                _scratch: scratch,
+            })
         })
         .await;
         match opened {

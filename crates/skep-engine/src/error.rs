@@ -303,17 +303,12 @@ impl Error {
     /// Copies an error, for sources that several readers share; an I/O cause keeps kind and text.
     pub(crate) fn duplicate(&self) -> Self {
         match self {
-            Self::Syntax { message, position, hint } => Self::Syntax {
-                message: message.clone(),
-                position: *position,
-                hint: hint.clone(),
-            },
-            Self::NotFound { kind, name, position, hint } => Self::NotFound {
-                kind,
-                name: name.clone(),
-                position: *position,
-                hint: hint.clone(),
-            },
+            Self::Syntax { message, position, hint } => {
+                Self::Syntax { message: message.clone(), position: *position, hint: hint.clone() }
+            }
+            Self::NotFound { kind, name, position, hint } => {
+                Self::NotFound { kind, name: name.clone(), position: *position, hint: hint.clone() }
+            }
             Self::AlreadyExists { kind, name } => Self::AlreadyExists { kind, name: name.clone() },
             Self::File { path, format, message, missing, hint } => Self::File {
                 path: path.clone(),
@@ -335,11 +330,9 @@ impl Error {
             Self::Unsupported { what, hint } => {
                 Self::Unsupported { what: what.clone(), hint: hint.clone() }
             }
-            Self::Plan { message, position, hint } => Self::Plan {
-                message: message.clone(),
-                position: *position,
-                hint: hint.clone(),
-            },
+            Self::Plan { message, position, hint } => {
+                Self::Plan { message: message.clone(), position: *position, hint: hint.clone() }
+            }
             Self::Data { message, hint } => {
                 Self::Data { message: message.clone(), hint: hint.clone() }
             }
@@ -380,10 +373,7 @@ impl From<Error> for DataFusionError {
 }
 
 /// Returns the known name that `name` most likely meant, if one is near enough.
-pub(crate) fn closest<'a>(
-    name: &str,
-    known: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(crate) fn closest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name = name.to_lowercase();
     known
         .into_iter()

@@ -10,13 +10,13 @@
 
 mod catalog;
 mod config;
-mod engine;
 mod datafusion_error;
+mod engine;
 mod error;
 mod files;
 mod functions;
-mod optimizer;
 mod object_stores;
+mod optimizer;
 mod query;
 mod runtime;
 mod session;
@@ -30,3 +30,4 @@ pub use engine::Engine;
 pub use error::{Error, Position, Result};
 pub use query::{LocalExecutor, QueryExecutor, QueryStream, StatementKind};
 pub use session::Session;
+pub use sql::split::{ScriptSplitter, ScriptStatement};

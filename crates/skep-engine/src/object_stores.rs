@@ -80,9 +80,20 @@ store_settings!(AzSettings, "az", AzureConfigKey, "Settings of `az://` and `abfs
 store_settings!(HttpSettings, "http", ClientConfigKey, "Settings of `http(s)://` stores.");
 
 const COMMON_KEYS: [&str; 14] = [
-    "access_key_id", "secret_access_key", "session_token", "region", "endpoint", "bucket",
-    "skip_signature", "virtual_hosted_style_request", "allow_http", "service_account", "account_name",
-    "account_key", "sas_token", "timeout",
+    "access_key_id",
+    "secret_access_key",
+    "session_token",
+    "region",
+    "endpoint",
+    "bucket",
+    "skip_signature",
+    "virtual_hosted_style_request",
+    "allow_http",
+    "service_account",
+    "account_name",
+    "account_key",
+    "sas_token",
+    "timeout",
 ];
 
 fn unknown_key(prefix: &str, key: &str) -> DataFusionError {
@@ -100,8 +111,15 @@ fn unknown_key(prefix: &str, key: &str) -> DataFusionError {
 /// A value that grants access is never shown again.
 fn masked(key: &str, value: &str) -> String {
     const PLAIN: [&str; 9] = [
-        "region", "endpoint", "bucket", "allow_http", "skip_signature", "timeout",
-        "virtual_hosted_style_request", "account_name", "connect_timeout",
+        "region",
+        "endpoint",
+        "bucket",
+        "allow_http",
+        "skip_signature",
+        "timeout",
+        "virtual_hosted_style_request",
+        "account_name",
+        "connect_timeout",
     ];
     if PLAIN.contains(&key) { value.to_owned() } else { "***".to_owned() }
 }
@@ -158,9 +176,8 @@ impl ObjectStores {
 
     /// Takes over changed settings; stores made from the old ones are made anew.
     pub(crate) fn configure(&self, options: &ConfigOptions) {
-        let values = |settings: Option<&BTreeMap<String, String>>| {
-            settings.cloned().unwrap_or_default()
-        };
+        let values =
+            |settings: Option<&BTreeMap<String, String>>| settings.cloned().unwrap_or_default();
         let extensions = &options.extensions;
         *self.settings.write() = Settings {
             s3: values(extensions.get::<S3Settings>().map(|settings| &settings.0)),
@@ -189,7 +206,10 @@ impl ObjectStores {
     }
 }
 
-fn make_s3(url: &Url, settings: &BTreeMap<String, String>) -> DataFusionResult<impl ObjectStore + use<>> {
+fn make_s3(
+    url: &Url,
+    settings: &BTreeMap<String, String>,
+) -> DataFusionResult<impl ObjectStore + use<>> {
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket(url)?)
         .with_retry(retries())
@@ -202,7 +222,10 @@ fn make_s3(url: &Url, settings: &BTreeMap<String, String>) -> DataFusionResult<i
     Ok(builder.build()?)
 }
 
-fn make_gs(url: &Url, settings: &BTreeMap<String, String>) -> DataFusionResult<impl ObjectStore + use<>> {
+fn make_gs(
+    url: &Url,
+    settings: &BTreeMap<String, String>,
+) -> DataFusionResult<impl ObjectStore + use<>> {
     let mut builder = GoogleCloudStorageBuilder::from_env()
         .with_bucket_name(bucket(url)?)
         .with_retry(retries())
@@ -215,7 +238,10 @@ fn make_gs(url: &Url, settings: &BTreeMap<String, String>) -> DataFusionResult<i
     Ok(builder.build()?)
 }
 
-fn make_az(url: &Url, settings: &BTreeMap<String, String>) -> DataFusionResult<impl ObjectStore + use<>> {
+fn make_az(
+    url: &Url,
+    settings: &BTreeMap<String, String>,
+) -> DataFusionResult<impl ObjectStore + use<>> {
     let mut builder = MicrosoftAzureBuilder::from_env().with_url(url.as_str());
     builder = builder.with_retry(retries()).with_client_options(client());
     for (key, value) in settings {
@@ -226,7 +252,10 @@ fn make_az(url: &Url, settings: &BTreeMap<String, String>) -> DataFusionResult<i
     Ok(builder.build()?)
 }
 
-fn make_http(url: &Url, settings: &BTreeMap<String, String>) -> DataFusionResult<impl ObjectStore + use<>> {
+fn make_http(
+    url: &Url,
+    settings: &BTreeMap<String, String>,
+) -> DataFusionResult<impl ObjectStore + use<>> {
     let mut options = client().with_allow_http(true);
     for (key, value) in settings {
         if let Ok(key) = ClientConfigKey::from_str(key) {
@@ -300,6 +329,8 @@ impl ObjectStoreRegistry for ObjectStores {
 impl fmt::Debug for ObjectStores {
     /// Names the stores without their settings, which hold secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ObjectStores").field("made", &self.made.read().keys()).finish_non_exhaustive()
+        f.debug_struct("ObjectStores")
+            .field("made", &self.made.read().keys())
+            .finish_non_exhaustive()
     }
 }

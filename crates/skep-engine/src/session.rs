@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
+use datafusion::common::TableReference;
 use datafusion::common::config::ConfigOptions;
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::ViewTable;
@@ -17,7 +18,6 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, Statement as PlanCommand};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
-use datafusion::sql::TableReference;
 use datafusion::sql::parser::Statement as PlanStatement;
 use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
@@ -233,7 +233,8 @@ fn new_context(
     options.explain.show_statistics = false;
     object_stores::register_settings(options);
     stores.configure(options);
-    let registry = Arc::clone(stores) as Arc<dyn datafusion::execution::object_store::ObjectStoreRegistry>;
+    let registry =
+        Arc::clone(stores) as Arc<dyn datafusion::execution::object_store::ObjectStoreRegistry>;
     let mut state = SessionStateBuilder::new_with_default_features()
         .with_config(config)
         .with_runtime_env(session_runtime(&engine.runtime, registry))
@@ -390,7 +391,9 @@ impl SessionInner {
             guard(self.engine.executor.execute(Arc::clone(&physical), Arc::clone(&context))).await;
         let stream = match started.and_then(|stream| stream) {
             Ok(stream) => stream,
-            Err(error) => return Err(files::explain_failure(&physical, &context, error.into()).await),
+            Err(error) => {
+                return Err(files::explain_failure(&physical, &context, error.into()).await);
+            }
         };
         let schema = match planned.has_renamed_outputs {
             true => rewrite::restore_output_names(&stream.schema()),

@@ -36,7 +36,11 @@ impl Snapshot {
 
     fn tables_mut(&mut self, schema: &str) -> Result<&mut BTreeMap<String, Arc<TableEntry>>> {
         if !self.schemas.contains_key(schema) {
-            return Err(Error::not_found("schema", schema, self.schemas.keys().map(String::as_str)));
+            return Err(Error::not_found(
+                "schema",
+                schema,
+                self.schemas.keys().map(String::as_str),
+            ));
         }
         Ok(self.schemas.entry(schema.to_owned()).or_default())
     }
@@ -161,7 +165,10 @@ impl PersistentCatalog {
                 && !cascade
             {
                 return Err(Error::Plan {
-                    message: format!("schema \"{name}\" is not empty: it has {} tables", tables.len()),
+                    message: format!(
+                        "schema \"{name}\" is not empty: it has {} tables",
+                        tables.len()
+                    ),
                     position: None,
                     hint: Some("DROP SCHEMA ... CASCADE drops them too".to_owned()),
                 });

@@ -214,7 +214,11 @@ impl StoredTable {
                     .iter()
                     .map(|(name, data_type)| Ok((name.clone(), store_type(name, data_type)?)))
                     .collect::<Result<_>>()?,
-                order: table.order.iter().map(|columns| columns.iter().map(store_sort).collect()).collect(),
+                order: table
+                    .order
+                    .iter()
+                    .map(|columns| columns.iter().map(store_sort).collect())
+                    .collect(),
                 managed: *managed,
                 comment: entry.comment.clone(),
             }),

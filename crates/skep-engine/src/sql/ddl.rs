@@ -5,13 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
+use datafusion::common::TableReference;
 use datafusion::datasource::ViewTable;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan, LogicalPlanBuilder, cast, col};
-use datafusion::sql::TableReference;
-use datafusion::sql::parser::{
-    CreateExternalTable, Statement as PlanStatement,
-};
+use datafusion::sql::parser::{CreateExternalTable, Statement as PlanStatement};
 use datafusion::sql::sqlparser::ast::{ColumnDef, ObjectName, ObjectNamePart};
 use tempfile::TempDir;
 
@@ -152,6 +150,7 @@ impl Session {
                 partition_by: create.partition_by.clone(),
                 mode: WriteMode::Append,
                 single_file: Some(false),
+                schema: None,
             };
             let executor = self.inner.engine.executor.as_ref();
             row_count = Some(files::write(&state, executor, plan, &target).await?);
@@ -175,11 +174,8 @@ impl Session {
             return already_there(&place, create.if_not_exists, "CREATE VIEW");
         }
         let state = self.inner.context.state();
-        let view = ViewText {
-            query: create.text,
-            columns: create.columns,
-            schema: self.scope().schema,
-        };
+        let view =
+            ViewText { query: create.text, columns: create.columns, schema: self.scope().schema };
         let definition = match &place {
             Place::Temporary { .. } => {
                 let scope = self.scope();
@@ -200,10 +196,7 @@ impl Session {
     }
 
     /// A kept view must not hang on what ends with the session.
-    fn refuse_temporaries(
-        &self,
-        query: &datafusion::sql::sqlparser::ast::Query,
-    ) -> Result<()> {
+    fn refuse_temporaries(&self, query: &datafusion::sql::sqlparser::ast::Query) -> Result<()> {
         let statement = PlanStatement::Statement(Box::new(
             datafusion::sql::sqlparser::ast::Statement::Query(Box::new(query.clone())),
         ));
@@ -225,7 +218,11 @@ impl Session {
     }
 
     /// `CREATE SCHEMA`.
-    pub(crate) fn create_schema(&self, name: &ObjectName, if_not_exists: bool) -> Result<QueryStream> {
+    pub(crate) fn create_schema(
+        &self,
+        name: &ObjectName,
+        if_not_exists: bool,
+    ) -> Result<QueryStream> {
         let name = schema_name(name)?;
         let is_new = self.inner.catalog.persistent().add_schema(&name)?;
         if !is_new && !if_not_exists {
@@ -301,7 +298,10 @@ impl Session {
 
     fn place(&self, name: Option<&ObjectName>, temporary: bool) -> Result<Place> {
         let Some(name) = name else {
-            return Err(Error::Internal { message: "a table without a name".to_owned(), source: None });
+            return Err(Error::Internal {
+                message: "a table without a name".to_owned(),
+                source: None,
+            });
         };
         let reference = table_reference(name)?;
         if reference.catalog().is_some_and(|catalog| catalog != CATALOG) {
@@ -312,9 +312,9 @@ impl Session {
         match reference.schema() {
             None if temporary => Ok(Place::Temporary { name }),
             Some(TEMP) => Ok(Place::Temporary { name }),
-            Some(schema) if temporary => {
-                Err(Error::plan(format!("a temporary table has no schema, but \"{schema}\" is given")))
-            }
+            Some(schema) if temporary => Err(Error::plan(format!(
+                "a temporary table has no schema, but \"{schema}\" is given"
+            ))),
             Some(schema) => Ok(Place::Persistent { schema: schema.to_owned(), name }),
             None => Ok(Place::Persistent { schema: self.scope().schema, name }),
         }
@@ -382,9 +382,7 @@ impl Session {
     fn new_home(&self, place: &Place) -> Result<Home> {
         let parent = match place {
             Place::Temporary { .. } => self.inner.engine.temporary_dir.clone(),
-            Place::Persistent { schema, .. } => {
-                self.inner.catalog.persistent().warehouse(schema)
-            }
+            Place::Persistent { schema, .. } => self.inner.catalog.persistent().warehouse(schema),
         };
         let prefix = match place {
             Place::Temporary { .. } => "skep-temp-".to_owned(),
@@ -399,7 +397,10 @@ impl Session {
     }
 
     /// The scope in which a statement of this session looks names up.
-    pub(crate) fn find_table(&self, name: &ObjectName) -> Result<(TableReference, Arc<TableEntry>)> {
+    pub(crate) fn find_table(
+        &self,
+        name: &ObjectName,
+    ) -> Result<(TableReference, Arc<TableEntry>)> {
         let reference = table_reference(name)?;
         let scope: Scope = self.scope();
         match self.inner.find(&reference, &scope)? {

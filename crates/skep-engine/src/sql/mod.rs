@@ -9,8 +9,9 @@ mod planner;
 pub(crate) mod rewrite;
 mod settings;
 mod show;
+pub(crate) mod split;
 mod statement;
 
 pub(crate) use parser::{normalize, parse};
-pub(crate) use planner::{Planned, Planner, provider_of};
+pub(crate) use planner::{Planned, Planner};
 pub(crate) use statement::Statement;

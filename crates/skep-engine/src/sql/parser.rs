@@ -57,11 +57,12 @@ impl StatementParser<'_> {
             "RESET" => Some(self.parse_reset()?),
             "USE" => Some(self.parse_use()?),
             "EXPLAIN" => self.parse_explain()?,
-            "ALTER" | "TRUNCATE" | "DELETE" | "UPDATE" | "MERGE" | "GRANT" | "REVOKE" | "ANALYZE"
-            | "VACUUM" | "MSCK" | "LOAD" | "CACHE" | "UNCACHE" | "CLEAR" | "REFRESH" | "BEGIN"
-            | "START" | "COMMIT" | "ROLLBACK" | "CALL" | "LOCK" | "ATTACH" | "DETACH"
-            | "INSTALL" | "PRAGMA" | "KILL" | "COMMENT" | "DECLARE" | "FETCH" | "CLOSE"
-            | "SAVEPOINT" | "RELEASE" | "UNLOAD" | "OPTIMIZE" | "LISTEN" | "NOTIFY" => {
+            "ALTER" | "TRUNCATE" | "DELETE" | "UPDATE" | "MERGE" | "GRANT" | "REVOKE"
+            | "ANALYZE" | "VACUUM" | "MSCK" | "LOAD" | "CACHE" | "UNCACHE" | "CLEAR"
+            | "REFRESH" | "BEGIN" | "START" | "COMMIT" | "ROLLBACK" | "CALL" | "LOCK"
+            | "ATTACH" | "DETACH" | "INSTALL" | "PRAGMA" | "KILL" | "COMMENT" | "DECLARE"
+            | "FETCH" | "CLOSE" | "SAVEPOINT" | "RELEASE" | "UNLOAD" | "OPTIMIZE" | "LISTEN"
+            | "NOTIFY" => {
                 return Err(Error::unsupported(format!("the statement {first}"), ""));
             }
             _ => None,
@@ -155,7 +156,10 @@ impl StatementParser<'_> {
             create.columns = columns;
         }
         if self.keyword(Keyword::LIKE) {
-            return Err(Error::unsupported("CREATE TABLE LIKE", "CREATE TABLE AS SELECT ... LIMIT 0"));
+            return Err(Error::unsupported(
+                "CREATE TABLE LIKE",
+                "CREATE TABLE AS SELECT ... LIMIT 0",
+            ));
         }
         self.parse_table_clauses(&mut create)?;
         let has_as = self.keyword(Keyword::AS);
@@ -294,8 +298,8 @@ impl StatementParser<'_> {
             return Err(self.expected("TABLE, VIEW or SCHEMA"));
         };
         let if_exists = self.keywords(&[Keyword::IF, Keyword::EXISTS]);
-        let names =
-            self.run(|parser| parser.parse_comma_separated(|parser| parser.parse_object_name(false)))?;
+        let names = self
+            .run(|parser| parser.parse_comma_separated(|parser| parser.parse_object_name(false)))?;
         let cascade = self.keyword(Keyword::CASCADE);
         if !cascade {
             let _ = self.keyword(Keyword::RESTRICT);
@@ -329,7 +333,9 @@ impl StatementParser<'_> {
         } else if self.word("CATALOGS") {
             Show::Catalogs { pattern: self.pattern()? }
         } else if self.parser.peek_token().token == Token::EOF {
-            return Err(self.expected("TABLES, COLUMNS, CREATE TABLE, FUNCTIONS, SETTINGS, SCHEMAS"));
+            return Err(
+                self.expected("TABLES, COLUMNS, CREATE TABLE, FUNCTIONS, SETTINGS, SCHEMAS")
+            );
         } else {
             Show::Setting { name: self.setting_name()? }
         };
@@ -506,7 +512,8 @@ impl StatementParser<'_> {
     fn expected(&self, what: &str) -> Error {
         let found = self.parser.peek_token();
         let place = found.span.start;
-        let position = (place.line > 0).then_some(Position { line: place.line, column: place.column });
+        let position =
+            (place.line > 0).then_some(Position { line: place.line, column: place.column });
         Error::Syntax {
             message: format!("expected {what}, found: {}", found.token),
             position,
@@ -523,7 +530,12 @@ fn parse_option_key(parser: &mut Parser<'_>) -> Result<String, ParserError> {
     let mut key = match first.token {
         Token::SingleQuotedString(text) | Token::DoubleQuotedString(text) => return Ok(text),
         Token::Word(word) => word.value,
-        other => return Err(ParserError::ParserError(format!("Expected: an option, found: {other}{}", first.span.start))),
+        other => {
+            return Err(ParserError::ParserError(format!(
+                "Expected: an option, found: {other}{}",
+                first.span.start
+            )));
+        }
     };
     while parser.consume_token(&Token::Period) {
         key.push('.');

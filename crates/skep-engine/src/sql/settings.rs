@@ -1,6 +1,6 @@
 //! `SET`, `RESET`, `SHOW SETTINGS` and `USE`.
 
-use datafusion::common::config::ConfigEntry;
+use datafusion::common::config::{ConfigEntry, ConfigField};
 use datafusion::logical_expr::{LogicalPlan, SetVariable, Statement as PlanCommand};
 use datafusion::sql::sqlparser::ast::ObjectName;
 

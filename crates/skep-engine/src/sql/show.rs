@@ -111,15 +111,12 @@ impl Session {
                     "{name} was made from a DataFrame: there is no statement for it"
                 )));
             }
-            Definition::Files { table, .. } => {
+            Definition::Files { table: files, .. } => {
                 let provider = self.inner.open_entry(&entry).await?;
-                create_files_text(temporary, &name, table, provider.schema().as_ref())
+                create_files_text(temporary, &name, files, provider.schema().as_ref())
             }
         };
-        text_table(
-            ["table_name", "create_statement"],
-            vec![[reference.table().to_owned(), text]],
-        )
+        text_table(["table_name", "create_statement"], vec![[reference.table().to_owned(), text]])
     }
 
     fn show_functions(&self, pattern: Option<&str>) -> Result<QueryStream> {
