@@ -75,7 +75,7 @@ pub(crate) fn restore_output_names(schema: &SchemaRef) -> SchemaRef {
 }
 
 /// Returns a text with every marker and its number left out.
-fn without_markers(text: &str) -> String {
+pub(super) fn without_markers(text: &str) -> String {
     let mut parts = text.split(MARKER);
     let mut clean = parts.next().unwrap_or_default().to_owned();
     for part in parts {

@@ -2,8 +2,9 @@
 //!
 //! - `x op ANY (q)` and `ALL`: the optimizer puts the comparison into `q`, where an unaliased column
 //!   of the same table has the same name, so `t.i = t.i`. The column of `q` gets a name of its own.
-//!   Where only truth counts (`WHERE`), `= ANY` becomes `IN` and `<> ALL` `NOT IN`, which
-//!   are hash joins.
+//!   Where only truth counts, `= ANY` becomes `IN` and `<> ALL` `NOT IN`, which are hash joins.
+//! - `x IN (q)` deeper in a filter takes unknown for false, so `x NOT IN (q) OR y` keeps rows that
+//!   it must not; there it becomes `= ANY` or `<> ALL`.
 //! - `SIMILAR TO` is planned as an unanchored regular expression; it becomes a call of our
 //!   `similar_to`.
 //! - `any_value(x ORDER BY y)` loses its order; it becomes `first_value` over the rows with a value.
@@ -11,9 +12,9 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
-    FunctionArguments, GroupByExpr, Ident, ObjectName, Query, Select, SelectItem, SetExpr,
-    UnaryOperator, Visit, Visitor, VisitorMut,
+    self, BinaryOperator, Distinct, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArgumentClause, FunctionArguments, GroupByExpr, Ident, ObjectName, Query, Select,
+    SelectItem, SetExpr, UnaryOperator, Visit, Visitor, VisitorMut,
 };
 
 use super::syntax;
@@ -33,8 +34,9 @@ impl VisitorMut for Expressions {
             refuse_set_comparison(item)?;
             keep_name(item);
         }
-        for predicate in [&mut select.selection, &mut select.having].into_iter().flatten() {
-            set_comparison_to_in(predicate);
+        let filters = [&mut select.selection, &mut select.having, &mut select.qualify];
+        for filter in filters.into_iter().flatten() {
+            membership(filter, Place::Conjunct);
         }
         ControlFlow::Continue(())
     }
@@ -115,31 +117,115 @@ fn keep_name(item: &mut SelectItem) {
     }
 }
 
-/// Turns `= ANY` into `IN` and `<> ALL` into `NOT IN` where unknown counts as false.
-fn set_comparison_to_in(predicate: &mut Expr) {
-    match predicate {
-        Expr::Nested(inner) => set_comparison_to_in(inner),
-        Expr::BinaryOp { left, op: BinaryOperator::And | BinaryOperator::Or, right } => {
-            set_comparison_to_in(left);
-            set_comparison_to_in(right);
+/// Where in a filter an expression stands: what of unknown and false it keeps apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// It is the filter, or one of the terms that all must be true.
+    Conjunct,
+    /// Unknown counts as false, but other terms may make the filter true.
+    Term,
+    /// Unknown is not false.
+    Inside,
+}
+
+/// Chooses between `IN` and `= ANY`, and between `NOT IN` and `<> ALL`.
+///
+/// The first of each is a hash join, but DataFusion takes unknown for false in it unless it is a
+/// conjunct; the second tells all three apart.
+fn membership(expr: &mut Expr, place: Place) {
+    match expr {
+        Expr::Nested(inner) => membership(inner, place),
+        Expr::BinaryOp { left, op, right } => {
+            let place = match op {
+                BinaryOperator::And => place,
+                BinaryOperator::Or if place != Place::Inside => Place::Term,
+                _ => Place::Inside,
+            };
+            membership(left, place);
+            membership(right, place);
         }
-        Expr::AnyOp { .. } | Expr::AllOp { .. } => {
-            if let Some(replacement) = in_subquery(predicate) {
-                *predicate = replacement;
+        Expr::UnaryOp { op: UnaryOperator::Not, expr: inner } => match as_membership(inner) {
+            Some(mut inner) => {
+                inner.negated = !inner.negated;
+                *expr = inner.into_expr(place);
             }
-        }
-        _ => {}
+            None => membership(inner, Place::Inside),
+        },
+        _ => match as_membership(expr) {
+            Some(membership) => *expr = membership.into_expr(place),
+            None => {
+                let _ = ast::VisitMut::visit(expr, &mut Inside { query_depth: 0 });
+            }
+        },
     }
 }
 
-fn in_subquery(comparison: &Expr) -> Option<Expr> {
-    let (left, right, negated) = match comparison {
-        Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } => (left, right, false),
-        Expr::AllOp { left, compare_op: BinaryOperator::NotEq, right } => (left, right, true),
+/// Whether a value is among the rows of a subquery.
+struct Membership {
+    value: Box<Expr>,
+    subquery: Box<Query>,
+    negated: bool,
+}
+
+fn as_membership(expr: &Expr) -> Option<Membership> {
+    let (value, subquery, negated) = match expr {
+        Expr::Nested(inner) => return as_membership(inner),
+        Expr::InSubquery { expr, subquery, negated } => (expr, subquery, *negated),
+        Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. }
+        | Expr::AllOp { left, compare_op: BinaryOperator::NotEq, right } => {
+            let Expr::Subquery(subquery) = right.as_ref() else { return None };
+            (left, subquery, matches!(expr, Expr::AllOp { .. }))
+        }
         _ => return None,
     };
-    let Expr::Subquery(subquery) = right.as_ref() else { return None };
-    Some(Expr::InSubquery { expr: left.clone(), subquery: subquery.clone(), negated })
+    Some(Membership { value: value.clone(), subquery: subquery.clone(), negated })
+}
+
+impl Membership {
+    fn into_expr(self, place: Place) -> Expr {
+        let Self { value, subquery, negated } = self;
+        let is_join = match place {
+            Place::Conjunct => true,
+            Place::Term => !negated,
+            Place::Inside => false,
+        };
+        if is_join {
+            return Expr::InSubquery { expr: value, subquery, negated };
+        }
+        let right = Box::new(Expr::Subquery(subquery));
+        if negated {
+            return Expr::AllOp { left: value, compare_op: BinaryOperator::NotEq, right };
+        }
+        Expr::AnyOp { left: value, compare_op: BinaryOperator::Eq, right, is_some: false }
+    }
+}
+
+/// Reaches what stands deeper in a filter, under functions, `CASE` or `IS NULL`.
+struct Inside {
+    query_depth: usize,
+}
+
+impl VisitorMut for Inside {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, _query: &mut Query) -> ControlFlow<()> {
+        self.query_depth += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _query: &mut Query) -> ControlFlow<()> {
+        self.query_depth -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if self.query_depth == 0
+            && let Some(membership) = as_membership(expr)
+        {
+            *expr = membership.into_expr(Place::Inside);
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 /// Gives the column of a subquery a name that no other column has.
@@ -285,6 +371,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn membership_keeps_unknown_and_false_apart() {
+        let fixture = fixture().await;
+        for (predicate, wanted) in [
+            ("i IN (SELECT i FROM n)", vec!["1"]),
+            ("i NOT IN (SELECT i FROM n)", vec![]),
+            ("NOT i IN (SELECT i FROM n)", vec![]),
+            ("NOT (i NOT IN (SELECT i FROM n))", vec!["1"]),
+            ("i NOT IN (SELECT i FROM n) OR i = 4", vec!["4"]),
+            ("i IN (SELECT i FROM n) OR i = 4", vec!["1", "4"]),
+            ("i <> ALL (SELECT i FROM n) OR i = 4", vec!["4"]),
+            ("NOT (i IN (SELECT i FROM n) OR i = 4)", vec![]),
+            ("(i IN (SELECT i FROM n)) IS NULL", vec!["2", "3", "4"]),
+            ("(i NOT IN (SELECT i FROM n)) IS NULL", vec!["2", "3", "4"]),
+            ("(i IN (SELECT i FROM n)) IS NOT FALSE", vec!["1", "2", "3", "4"]),
+            ("coalesce(i IN (SELECT i FROM n), i = 3)", vec!["1", "3"]),
+            ("j NOT IN (SELECT i FROM none) OR i = 1", vec!["1", "2", "3", "4"]),
+            ("j NOT IN (SELECT i FROM t) OR i = 1", vec!["1"]),
+        ] {
+            let sql = format!("SELECT i FROM t WHERE {predicate}");
+            assert_eq!(fixture.rows(&sql).await, wanted, "{predicate}");
+        }
+        // Most memberships are joins already and stay as they are.
+        let sql = "SELECT i FROM t WHERE i NOT IN (SELECT i FROM n) AND i IN (SELECT i FROM n)";
+        assert_eq!(fixture.rewritten(sql).unwrap(), sql);
+    }
+
+    #[tokio::test]
     async fn compares_with_correlated_subqueries() {
         let fixture = fixture().await;
         let sql = "SELECT i FROM t WHERE i = ANY (SELECT u.i FROM t u WHERE u.j = t.j)";
@@ -321,6 +434,8 @@ mod tests {
         assert_eq!(fixture.rows(sql).await, ["NULL|NULL", "a|true", "b|true", "c|true"]);
         let message = fixture.error("SELECT x SIMILAR TO '(' FROM s").await;
         assert!(message.contains("a ( is not closed"), "{message}");
+        let message = fixture.error("SELECT y SIMILAR TO 'a' FROM s").await;
+        assert!(message.contains("SIMILAR TO takes text, not Int32"), "{message}");
         let names = fixture.names("SELECT x SIMILAR TO 'a' FROM s").await;
         assert_eq!(names, ["x SIMILAR TO 'a'"]);
     }
