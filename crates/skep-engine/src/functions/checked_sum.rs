@@ -230,7 +230,8 @@ fn out_of_range(data_type: &DataType) -> DataFusionError {
 
 /// The largest magnitude that a decimal of this precision has is 10^precision - 1; more is an
 /// error although the bits would hold it.
-fn validate<T: ArrowNumericType>(array: &PrimitiveArray<T>, data_type: &DataType) -> Result<()> {
+fn validate<T: ArrowNumericType>(sums: &PrimitiveArray<T>, data_type: &DataType) -> Result<()> {
+    let array: &dyn Array = sums;
     let valid = match data_type {
         DataType::Decimal32(precision, _) => {
             array.as_primitive::<Decimal32Type>().validate_decimal_precision(*precision)
@@ -430,10 +431,6 @@ impl<T: ArrowNumericType> GroupsAccumulator for GroupedSums<T> {
         Ok(vec![Arc::new(states.with_data_type(self.data_type.clone()))])
     }
 
-    fn supports_convert_to_state(&self) -> bool {
-        true
-    }
-
     fn size(&self) -> usize {
         self.sums.capacity() * size_of::<T::Native>() + self.seen.capacity()
     }
@@ -449,7 +446,7 @@ struct SlidingSum<T: ArrowNumericType> {
     /// How often each value is in the frame, if it counts but once.
     counts: Option<HashMap<i256, u64>>,
     data_type: DataType,
-    sum_type: PhantomData<T>,
+    sum_type: PhantomData<fn() -> T>,
 }
 
 /// A number as it is in a wider type, and back if it fits.

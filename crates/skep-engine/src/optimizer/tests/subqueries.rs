@@ -204,7 +204,7 @@ async fn subqueries_in_every_clause() {
             &["-1", "1", "NULL"][..],
         ),
         (
-            "SELECT count(*), (SELECT count(*) FROM u WHERE u.y < t.y) FROM t GROUP BY 2 ORDER BY 2",
+            "SELECT count(*), (SELECT count(*) FROM u WHERE u.y < t.y) AS n FROM t GROUP BY 2 ORDER BY 2",
             &["3 0", "1 2", "1 3", "2 4"],
         ),
         ("SELECT sum((SELECT count(*) FROM u WHERE u.y < t.y)) FROM t", &["13"]),
@@ -254,7 +254,10 @@ async fn what_stays_impossible_says_so() {
              FROM (SELECT CAST(random() * 9 AS INT) AS y FROM u) AS t",
             "a volatile function",
         ),
-        ("SELECT (SELECT count(*) FROM u WHERE u.y < t.y) FROM (SELECT * FROM t LIMIT 3) AS t", "LIMIT"),
+        (
+            "SELECT (SELECT count(*) FROM u WHERE u.y < t.y) FROM (SELECT * FROM t LIMIT 3) AS t",
+            "LIMIT",
+        ),
         (
             "SELECT t.a FROM t LEFT JOIN u ON t.y = u.y \
              AND t.a > (SELECT count(*) FROM u AS q WHERE q.x < t.a AND q.y < u.y)",
