@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, ExprSchema, NullEquality};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::{AggregateFunction, Exists};
@@ -13,12 +13,14 @@ use datafusion::logical_expr::logical_plan::{
 use datafusion::logical_expr::utils::split_conjunction_owned;
 use datafusion::logical_expr::{
     Expr, ExprSchemable, JoinConstraint, JoinType, LogicalPlanBuilder, Operator, SortExpr,
-    binary_expr, lit,
+    binary_expr, lit, when,
 };
 
 use super::eligibility::{self, Place};
 use super::predicates;
-use super::unnest::{Domain, Names, Unnested, named_as, outer_references, refuse};
+use super::unnest::{
+    Domain, Names, Unnested, named_as, outer_references, refuse, value_for_nothing,
+};
 use crate::functions::single_value;
 
 /// One rewrite of one plan.
@@ -251,6 +253,26 @@ impl Unnesting {
         let value = Expr::Column(Column::from(subquery.schema().qualified_field(0)));
         let name = self.names.next("scalar");
         let outer = self.resolved(input.schema(), subquery);
+        if !outer.is_empty()
+            && let Some(default) = value_for_nothing(subquery)?
+        {
+            let matched = self.names.next("matched");
+            let mut domain = Domain::new(outer.clone(), input, &mut self.names)?;
+            let unnested = domain.unnest_unfilled(subquery)?;
+            let columns = unnested.domain.iter().cloned().map(Expr::Column);
+            let values = [value.alias(name.as_str()), lit(true).alias(matched.as_str())];
+            let exprs = columns.chain(values).collect();
+            let plan = Projection::try_new(exprs, Arc::new(unnested.plan))?;
+            let plan = LogicalPlan::Projection(plan);
+            let default = seen_from(input.schema(), default)?;
+            join_back(input, Unnested { plan, domain: unnested.domain }, &outer)?;
+            let found = Expr::Column(Column::new_unqualified(name));
+            if matches!(&default, Expr::Literal(value, _) if value.is_null()) {
+                return Ok(found);
+            }
+            let missing = Expr::Column(Column::new_unqualified(matched)).is_null();
+            return when(missing, default).otherwise(found);
+        }
         let unnested = self.over_domain(input, subquery, &outer)?;
         let domain = unnested.domain.iter().cloned().map(Expr::Column);
         let plan = if at_most_one_row(subquery) {
@@ -326,6 +348,17 @@ fn widened(sort: &Sort) -> Result<LogicalPlan> {
     }
     let input = Arc::clone(&projection.input);
     Ok(LogicalPlan::Projection(Projection::try_new(exprs, input)?))
+}
+
+/// Replaces outer columns that `schema` has by plain ones.
+fn seen_from(schema: &DFSchema, expr: Expr) -> Result<Expr> {
+    expr.transform(|expr| match expr {
+        Expr::OuterReferenceColumn(_, column) if schema.has_column(&column) => {
+            Ok(Transformed::yes(Expr::Column(column)))
+        }
+        other => Ok(Transformed::no(other)),
+    })
+    .data()
 }
 
 /// Replaces `input` by its join with a plan that has at most one row for each of its rows.

@@ -33,7 +33,7 @@ mod unnest;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::TreeNode;
 use datafusion::error::Result;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{LogicalPlan, WriteOp};
 use datafusion::optimizer::AnalyzerRule;
 
 pub(super) use attach::Unnesting;
@@ -47,6 +47,14 @@ impl AnalyzerRule for UnnestSubqueries {
         let has_subquery = plan.exists(|node| Ok(attach::holds_subquery(node)))?;
         if !has_subquery {
             return Ok(plan);
+        }
+        // DataFusion takes the condition of a change from its filters, and would not see a join.
+        let changes = plan.exists(|node| {
+            let changes = |op: &WriteOp| matches!(op, WriteOp::Update | WriteOp::Delete);
+            Ok(matches!(node, LogicalPlan::Dml(dml) if changes(&dml.op)))
+        })?;
+        if changes {
+            return Err(unnest::refuse("a subquery in UPDATE or DELETE"));
         }
         Unnesting::default().rewrite(plan)
     }

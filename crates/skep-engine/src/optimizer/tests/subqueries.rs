@@ -40,7 +40,9 @@ async fn compare(context: &SessionContext, value: &str) {
     let mut one_by_one = Vec::new();
     for [a, b, y] in OUTER.map(|row| row.map(literal)) {
         let value = value.replace("t.a", &a).replace("t.b", &b).replace("t.y", &y);
-        one_by_one.extend(rows(context, &format!("SELECT {a}, {b}, {y}, {value}")).await);
+        one_by_one.extend(
+            rows(context, &format!("SELECT {a} AS a, {b} AS b, {y} AS y, {value} AS v")).await,
+        );
     }
     one_by_one.sort();
     assert_eq!(together, one_by_one, "{value}");
@@ -109,7 +111,7 @@ compared! {
         "(SELECT max(c) FROM (SELECT sum(x) OVER (PARTITION BY y) AS c FROM u WHERE u.x > t.a) \
          AS g)",
         "(SELECT max(column1) FROM (VALUES (t.a), (t.b), (3)) AS v)",
-        "(SELECT sum(v) FROM (SELECT unnest([1, 2, t.a]) AS v) AS w)",
+        "(SELECT count(*) FROM (SELECT unnest([1, 2, q.a]) AS v FROM t AS q WHERE q.a < t.a) AS w)",
         "(SELECT count(*) FROM generate_series(1, 5) AS g(v) WHERE v < t.a)",
     ];
     rows_by_order: [
@@ -225,6 +227,16 @@ async fn subqueries_in_every_clause() {
         ),
         ("SELECT t.a FROM t ORDER BY (SELECT max(x) FROM u) - t.a, t.a LIMIT 1", &["5"]),
         ("VALUES ((SELECT max(x) FROM u))", &["4"]),
+        ("VALUES ((SELECT max(x) FROM u), 1), (1, (SELECT 2.5))", &["4 1.0", "1 2.5"]),
+        ("SELECT (SELECT 1 FROM u WHERE x > 100) IS NULL, (SELECT 1 WHERE false)", &["true NULL"]),
+        (
+            "SELECT t.a FROM t WHERE (SELECT 1 FROM u WHERE x > 100) IS NULL ORDER BY 1 LIMIT 1",
+            &["1"],
+        ),
+        (
+            "SELECT t.a FROM t ORDER BY (SELECT count(*) FROM u WHERE u.y < t.y), t.b",
+            &["NULL", "1", "4", "2", "3", "5", "5"],
+        ),
         ("SELECT (SELECT max(x) FROM u), EXISTS (SELECT 1 FROM u)", &["4 true"]),
         ("SELECT CASE WHEN (SELECT max(x) FROM u) > 3 THEN 'y' ELSE 'n' END", &["y"]),
     ] {
@@ -262,6 +274,17 @@ async fn what_stays_impossible_says_so() {
             "SELECT t.a FROM t LEFT JOIN u ON t.y = u.y \
              AND t.a > (SELECT count(*) FROM u AS q WHERE q.x < t.a AND q.y < u.y)",
             "both sides",
+        ),
+        ("SELECT a FROM t LIMIT (SELECT 2)", "a subquery in LIMIT"),
+        ("DELETE FROM t WHERE a > (SELECT count(*) FROM u)", "a subquery in UPDATE or DELETE"),
+        (
+            "DELETE FROM t WHERE a > (SELECT count(*) FROM u WHERE u.y < t.y)",
+            "a subquery in UPDATE or DELETE",
+        ),
+        ("DELETE FROM t WHERE a IN (SELECT x FROM u)", "a subquery in UPDATE or DELETE"),
+        (
+            "SELECT DISTINCT a FROM t ORDER BY (SELECT count(*) FROM u WHERE u.y < t.y)",
+            "the outer column t.y",
         ),
     ] {
         let error = error(&context, sql).await;
