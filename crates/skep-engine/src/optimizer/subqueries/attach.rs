@@ -18,6 +18,7 @@ use datafusion::logical_expr::{
 
 use super::eligibility::{self, Place};
 use super::predicates;
+use super::stability;
 use super::unnest::{
     Domain, Names, Unnested, named_as, outer_references, refuse, value_for_nothing,
 };
@@ -253,6 +254,12 @@ impl Unnesting {
         let value = Expr::Column(Column::from(subquery.schema().qualified_field(0)));
         let name = self.names.next("scalar");
         let outer = self.resolved(input.schema(), subquery);
+        if stability::instability(input, &outer).is_some()
+            && !outer.is_empty()
+            && let Some(column) = self.scalar_of_numbered(input, subquery, &name)?
+        {
+            return Ok(column);
+        }
         if !outer.is_empty()
             && let Some(default) = value_for_nothing(subquery)?
         {
@@ -293,6 +300,30 @@ impl Unnesting {
         };
         join_back(input, Unnested { plan, domain: unnested.domain }, &outer)?;
         Ok(Expr::Column(Column::new_unqualified(name)))
+    }
+
+    /// Computes a scalar subquery beside outer rows that must not be evaluated twice.
+    fn scalar_of_numbered(
+        &mut self,
+        input: &mut LogicalPlan,
+        subquery: &LogicalPlan,
+        name: &str,
+    ) -> Result<Option<Expr>> {
+        let schema = Arc::clone(input.schema());
+        let mut rows = Domain { outer: schema.columns(), source: input, names: &mut self.names };
+        let Some(unnested) = rows.numbered(subquery)? else {
+            return Ok(None);
+        };
+        let mut exprs = Vec::with_capacity(schema.fields().len() + 1);
+        for ((qualifier, field), column) in schema.iter().zip(&unnested.domain) {
+            let column = Expr::Column(column.clone());
+            exprs.push(column.alias_qualified(qualifier.cloned(), field.name()));
+        }
+        let value = Expr::Column(Column::from(subquery.schema().qualified_field(0)));
+        exprs.push(value.alias(name));
+        let plan = Projection::try_new(exprs, Arc::new(unnested.plan))?;
+        *input = LogicalPlan::Projection(plan);
+        Ok(Some(Expr::Column(Column::new_unqualified(name))))
     }
 
     /// Joins a mark to the rows of `input` for which the subquery gives a row.

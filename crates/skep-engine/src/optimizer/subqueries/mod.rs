@@ -17,7 +17,8 @@
 //!
 //! The domain evaluates the outer input a second time.
 //! Where that may differ from the first time (`random()`, `LIMIT`, sums of floats as outer values)
-//! the join back would lose rows without a word, so such a query is refused ([`stability`]).
+//! the join back would lose rows without a word ([`stability`]).
+//! There the outer rows are numbered instead ([`numbered`]), or the query is refused.
 //!
 //! Source: Neumann and Kemper, "Unnesting Arbitrary Queries", BTW 2015.
 //!
@@ -26,6 +27,7 @@
 mod attach;
 mod eligibility;
 mod lateral;
+mod numbered;
 mod predicates;
 mod stability;
 mod unnest;

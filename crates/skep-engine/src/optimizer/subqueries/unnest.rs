@@ -22,9 +22,9 @@ use crate::error::Error;
 
 /// The distinct outer values that a subquery refers to.
 pub(super) struct Domain<'a> {
-    outer: Vec<Column>,
-    source: &'a LogicalPlan,
-    names: &'a mut Names,
+    pub(super) outer: Vec<Column>,
+    pub(super) source: &'a LogicalPlan,
+    pub(super) names: &'a mut Names,
 }
 
 /// Numbers for the columns that a rewrite adds to a plan; no two of them are alike.
@@ -144,7 +144,7 @@ impl<'a> Domain<'a> {
     }
 
     /// Replaces the outer columns in an expression of a node by the domain's.
-    fn substitute(&self, expr: &Expr, domain: &[Column]) -> Result<Expr> {
+    pub(super) fn substitute(&self, expr: &Expr, domain: &[Column]) -> Result<Expr> {
         expr.clone()
             .transform(|expr| {
                 if let Expr::OuterReferenceColumn(_, column) = &expr
@@ -185,7 +185,11 @@ impl<'a> Domain<'a> {
         }
     }
 
-    fn projection(&mut self, projection: &Projection, input: Unnested) -> Result<Unnested> {
+    pub(super) fn projection(
+        &mut self,
+        projection: &Projection,
+        input: Unnested,
+    ) -> Result<Unnested> {
         let mut exprs = self.outputs(&projection.expr, &input.domain)?;
         exprs.extend(input.domain.iter().cloned().map(Expr::Column));
         let plan = LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(input.plan))?);
@@ -366,7 +370,7 @@ impl<'a> Domain<'a> {
         Ok(outputs)
     }
 
-    fn alias(&mut self, alias: &SubqueryAlias, input: Unnested) -> Result<Unnested> {
+    pub(super) fn alias(&mut self, alias: &SubqueryAlias, input: Unnested) -> Result<Unnested> {
         let input = exactly(alias.input.schema(), input)?;
         let domain = input
             .domain
