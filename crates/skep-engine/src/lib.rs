@@ -10,12 +10,15 @@
 
 mod catalog;
 mod config;
+mod datafusion_error;
 mod engine;
 mod error;
 mod files;
 mod functions;
+mod object_stores;
 mod optimizer;
 mod query;
+mod runtime;
 mod session;
 mod settings;
 mod sql;
@@ -27,3 +30,4 @@ pub use engine::Engine;
 pub use error::{Error, Position, Result};
 pub use query::{LocalExecutor, QueryExecutor, QueryStream, StatementKind};
 pub use session::Session;
+pub use sql::split::{ScriptSplitter, ScriptStatement};

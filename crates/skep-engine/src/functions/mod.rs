@@ -2,18 +2,22 @@
 
 pub(crate) mod checked_arithmetic;
 pub(crate) mod checked_sum;
+mod similar_to;
 pub(crate) mod single_value;
 
 use std::sync::Arc;
 
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
-/// Aggregates to register over DataFusion's.
-pub(crate) fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
-    vec![checked_sum::checked_sum_udaf(), single_value::single_value_udaf()]
+/// Returns the scalar functions that every session has besides DataFusion's: those that people
+/// call, and those that stand for arithmetic in plans, so that plans can be decoded.
+pub(crate) fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
+    let mut functions = checked_arithmetic::checked_functions();
+    functions.push(Arc::new(ScalarUDF::from(similar_to::SimilarTo::default())));
+    functions
 }
 
-/// Functions that stand for arithmetic in plans, to register so that plans can be decoded.
-pub(crate) fn arithmetic_functions() -> Vec<Arc<ScalarUDF>> {
-    checked_arithmetic::checked_functions()
+/// Returns the aggregates that stand in place of DataFusion's, or beside them.
+pub(crate) fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
+    vec![checked_sum::checked_sum_udaf(), single_value::single_value_udaf()]
 }

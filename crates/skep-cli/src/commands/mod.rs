@@ -1,0 +1,3 @@
+//! What the binary can be asked to do: one file a command.
+
+pub(crate) mod sql;

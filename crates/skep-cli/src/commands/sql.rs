@@ -1,0 +1,146 @@
+//! Runs SQL: from the command line, from files, from standard input, or at the prompt.
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use skep_engine::{EngineConfig, Error};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::args::{Args, ScriptArg, exit_with_usage_error};
+use crate::connection::{EmbeddedConnection, Refusal, refuse_remote};
+use crate::execution::Executor;
+use crate::interrupt::{EXIT_INTERRUPTED, Interrupts};
+use crate::prompt;
+use crate::report::{report_error, report_message};
+use crate::script::Script;
+use crate::shell::{Flow, Output, Shell};
+use crate::style::Palette;
+
+/// The exit status of a process whose reader went away, as if the signal had ended it.
+const EXIT_OUTPUT_CLOSED: u8 = 141;
+
+/// Plans are deep trees, walked by recursion.
+const WORKER_STACK_BYTES: usize = 8 << 20;
+
+/// Runs what the command line asks for.
+pub(crate) fn run(mut args: Args) -> ExitCode {
+    let palette = args.color.palette(&io::stderr());
+    if let Some(url) = &args.url {
+        let Refusal { message, hint } = refuse_remote(url);
+        write_error(&report_message(&message, Some(&hint), palette));
+        return ExitCode::from(2);
+    }
+    let config = engine_config(&args);
+    let scripts = match open_scripts(&mut args) {
+        Ok(scripts) => scripts,
+        Err(message) => return fail(&message, palette),
+    };
+    let typed = scripts.is_empty() && io::stdin().is_terminal();
+    // The line editor draws on standard error and asks the terminal through standard output, so
+    // that it would spoil a file that one of them goes to.
+    let interactive = typed && io::stdout().is_terminal() && io::stderr().is_terminal();
+    if typed && !interactive && !args.quiet {
+        write_error("reading statements from the terminal, up to Ctrl-D\n");
+    }
+    let output = Output::new(&args, interactive);
+    let executor = match open_executor(config) {
+        Ok(executor) => executor,
+        Err(error) => {
+            write_error(&report_error(&error, None, palette));
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut shell = Shell::new(executor, output, args.continue_on_error);
+    let flow = match interactive {
+        true => prompt::run(&mut shell),
+        false if scripts.is_empty() => shell.run_script(Script::stdin()),
+        false => run_scripts(&mut shell, scripts),
+    };
+    shell.shut_down();
+    match flow {
+        Flow::Done | Flow::Quit => ExitCode::SUCCESS,
+        Flow::Failed => ExitCode::FAILURE,
+        Flow::Interrupted => ExitCode::from(EXIT_INTERRUPTED),
+        Flow::OutputClosed => ExitCode::from(EXIT_OUTPUT_CLOSED),
+    }
+}
+
+fn run_scripts(shell: &mut Shell, scripts: Vec<Script>) -> Flow {
+    let mut outcome = Flow::Done;
+    for script in scripts {
+        match shell.run_script(script) {
+            Flow::Done => {}
+            Flow::Failed if shell.continues_on_error() => outcome = Flow::Failed,
+            Flow::Quit => break,
+            stop @ (Flow::Failed | Flow::Interrupted | Flow::OutputClosed) => return stop,
+        }
+    }
+    outcome
+}
+
+/// Opens every file before the first statement runs: a name that is mistyped should not be found
+/// out half-way.
+fn open_scripts(args: &mut Args) -> Result<Vec<Script>, String> {
+    let scripts = args.take_scripts();
+    let texts = scripts.iter().filter(|script| matches!(script, ScriptArg::Text(_))).count();
+    let mut nth = 0;
+    scripts
+        .into_iter()
+        .map(|script| match script {
+            ScriptArg::Text(text) => {
+                nth += 1;
+                let name = if texts > 1 { format!("-c #{nth}") } else { "-c".to_owned() };
+                Ok(Script::text(name, text))
+            }
+            ScriptArg::File(path) => Script::file(&path)
+                .map_err(|error| format!("cannot read {}: {error}", path.display())),
+        })
+        .collect()
+}
+
+fn engine_config(args: &Args) -> EngineConfig {
+    let memory_limit = args.memory.map(|size| match size.bytes().map(usize::try_from) {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(_too_large)) => usize::MAX,
+        Err(message) => exit_with_usage_error(&format!("--memory: {message}")),
+    });
+    EngineConfig {
+        data_dir: args.data_dir.clone(),
+        memory_limit,
+        spill_dir: args.spill_dir.clone(),
+        target_partitions: args.partitions,
+        ..EngineConfig::default()
+    }
+}
+
+fn open_executor(config: EngineConfig) -> Result<Executor, Error> {
+    let failed = |what: &str, source: io::Error| Error::Internal {
+        message: format!("cannot {what}: {source}"),
+        source: None,
+    };
+    let runtime = Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("skep")
+        .thread_stack_size(WORKER_STACK_BYTES)
+        .build()
+        .map_err(|error| failed("start threads", error))?;
+    let interrupts = listen(&runtime).map_err(|error| failed("listen for Ctrl-C", error))?;
+    let connection = runtime.block_on(EmbeddedConnection::open(config))?;
+    Ok(Executor::new(runtime, Arc::new(connection), interrupts))
+}
+
+fn listen(runtime: &Runtime) -> io::Result<Interrupts> {
+    let _within = runtime.enter();
+    Interrupts::listen()
+}
+
+fn fail(message: &str, palette: Palette) -> ExitCode {
+    write_error(&report_message(message, None, palette));
+    ExitCode::FAILURE
+}
+
+fn write_error(report: &str) {
+    // Without standard error there is only the exit status to tell.
+    let _ = io::stderr().write_all(report.as_bytes());
+}

@@ -1,0 +1,182 @@
+//! The prompt, at a terminal.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use tempfile::TempDir;
+
+use crate::process::skep;
+use crate::terminal::Terminal;
+
+fn prompt(home: &TempDir) -> Terminal {
+    let mut terminal = Terminal::start(skep(&[]), home.path(), 80);
+    terminal.wait_for("type .help for commands.");
+    terminal.wait_for("skep> ");
+    terminal
+}
+
+fn home() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+#[test]
+fn a_first_conversation() {
+    let home = home();
+    let mut terminal = prompt(&home);
+    terminal.send("SELECT 40 + 2 AS answer;\r");
+    let result = terminal.wait_for("1 row · 1 column · 0.");
+    assert!(result.contains("│ answer │\r\n│ bigint │\r\n"), "{result}");
+    assert!(result.contains("│     42 │\r\n"), "{result}");
+    terminal.wait_for("skep> ");
+    terminal.send(".timer off\r");
+    terminal.wait_for("skep> ");
+    terminal.send(".mode csv\rSELECT 'a' || 'b' AS x;\r");
+    terminal.wait_for("x\r\nab\r\n1 row · 1 column\r\n");
+    terminal.send("quit\r");
+    assert_eq!(terminal.finish().0, Some(0));
+}
+
+#[test]
+fn enter_goes_on_until_the_statement_ends() {
+    let home = home();
+    let mut terminal = prompt(&home);
+    terminal.send("SELECT\r");
+    terminal.wait_for(" ...> ");
+    terminal.send("6 * 7 AS n\r");
+    terminal.wait_for(" ...> ");
+    terminal.send(";\r");
+    terminal.wait_for("│     42 │");
+    terminal.wait_for("skep> ");
+    terminal.send("\x04");
+    assert_eq!(terminal.finish().0, Some(0));
+}
+
+#[test]
+fn an_interrupt_cancels_the_statement_and_keeps_the_prompt() {
+    let home = home();
+    let mut terminal = prompt(&home);
+    terminal.send("SELECT 'sta' || 'rted' AS s; SELECT count(*) FROM range(1000000000000);\r");
+    terminal.wait_for("started");
+    terminal.wait_for("1 row");
+    terminal.interrupt();
+    terminal.wait_for("cancelled after ");
+    terminal.wait_for("skep> ");
+    terminal.send("SELECT 6 * 7 AS n;\r");
+    terminal.wait_for("│     42 │");
+    terminal.wait_for("skep> ");
+    terminal.send("\x04");
+    assert_eq!(terminal.finish().0, Some(0));
+}
+
+#[test]
+fn ctrl_c_at_the_prompt_clears_the_line() {
+    let home = home();
+    let mut terminal = prompt(&home);
+    terminal.send("SELECT nonsense");
+    terminal.wait_for("nonsense");
+    terminal.send("\x03");
+    terminal.wait_for("skep> ");
+    terminal.send("SELECT 6 * 7 AS n;\r");
+    let shown = terminal.wait_for("│     42 │");
+    assert!(!shown.contains("error"), "{shown}");
+    terminal.wait_for("skep> ");
+    terminal.send("\x04");
+    assert_eq!(terminal.finish().0, Some(0));
+}
+
+#[test]
+fn errors_keep_the_prompt() {
+    let home = home();
+    let mut terminal = prompt(&home);
+    terminal.send("SELECT 1 +;\r");
+    terminal.wait_for("error: ");
+    terminal.wait_for("--> prompt:1:");
+    terminal.wait_for("skep> ");
+    terminal.send(".tabels\r");
+    terminal.wait_for("did you mean .tables?");
+    terminal.wait_for("skep> ");
+    terminal.send(".read /nowhere.sql\r");
+    terminal.wait_for("error: cannot read /nowhere.sql");
+    terminal.wait_for("skep> ");
+    terminal.send("\x04");
+    assert_eq!(terminal.finish().0, Some(0));
+}
+
+#[test]
+fn statements_are_remembered_for_the_user_alone() {
+    let home = home();
+    let mut terminal = prompt(&home);
+    terminal.send("SELECT 6 * 7 AS n;\r");
+    terminal.wait_for("│     42 │");
+    terminal.wait_for("skep> ");
+    terminal.send(" SELECT 'se' || 'cret' AS s;\r");
+    terminal.wait_for("│ secret");
+    terminal.wait_for("skep> ");
+    terminal.send("\x04");
+    assert_eq!(terminal.finish().0, Some(0));
+    let file = home.path().join(".local/state/skep/history.txt");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "SELECT 6 * 7 AS n;\n");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+
+    let mut terminal = prompt(&home);
+    terminal.send("\x1b[A");
+    terminal.wait_for("SELECT 6 * 7 AS n;");
+    terminal.send("\r");
+    terminal.wait_for("│     42 │");
+    terminal.wait_for("skep> ");
+    terminal.send("\x04");
+    assert_eq!(terminal.finish().0, Some(0));
+}
+
+#[test]
+fn long_results_show_both_ends() {
+    let home = home();
+    let statement = "SELECT value AS v FROM range(100000) ORDER BY value";
+    let terminal = Terminal::start(skep(&["-c", statement]), home.path(), 80);
+    let (code, shown) = terminal.finish();
+    assert_eq!(code, Some(0));
+    let rows: Vec<_> = shown.lines().filter(|line| line.starts_with('│')).collect();
+    assert_eq!(rows.len(), 2 + 20 + 1 + 20, "{shown}");
+    let cell = |line: &str| line.trim_matches(['│', ' ']).to_owned();
+    assert_eq!(cell(rows[21]), "19");
+    assert_eq!(cell(rows[22]), "·");
+    assert_eq!(cell(rows[23]), "99980");
+    assert_eq!(cell(rows[42]), "99999");
+    assert!(shown.contains("100,000 rows (40 shown) · 1 column · "), "{shown}");
+}
+
+#[test]
+fn wide_results_fit_the_screen() {
+    let home = home();
+    let columns = (0..20).map(|n| format!("{n}000000 AS number_{n}")).collect::<Vec<_>>();
+    let statement = format!("SELECT repeat('x', 500) AS long, {}", columns.join(", "));
+    let terminal = Terminal::start(skep(&["-c", &statement]), home.path(), 60);
+    let (code, shown) = terminal.finish();
+    assert_eq!(code, Some(0));
+    assert!(shown.contains("xxxxxxxxxxx…"), "{shown}");
+    assert!(shown.contains("21 columns (4 shown)"), "{shown}");
+    for line in shown.lines().filter(|line| line.starts_with(['│', '┌', '└', '├'])) {
+        assert!(line.chars().count() <= 60, "{line}");
+    }
+}
+
+#[test]
+fn quiet_means_results_only() {
+    let home = home();
+    let terminal = Terminal::start(skep(&["-q", "-c", "SELECT 1 AS x"]), home.path(), 80);
+    let (code, shown) = terminal.finish();
+    assert_eq!(code, Some(0));
+    assert!(shown.ends_with("┘\r\n"), "{shown}");
+}
+
+#[test]
+fn results_that_go_to_a_file_hold_results_only() {
+    let home = home();
+    let mut terminal = Terminal::start_with_results(skep(&["--format", "csv"]), home.path());
+    terminal.wait_for("reading statements from the terminal, up to Ctrl-D");
+    terminal.send("SELECT 6 * 7 AS n;\n");
+    terminal.send("\x04");
+    let file = home.path().join("results");
+    assert_eq!(terminal.finish().0, Some(0));
+    assert_eq!(fs::read_to_string(file).unwrap(), "n\n42\n");
+}
