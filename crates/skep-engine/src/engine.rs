@@ -1,31 +1,92 @@
 //! What a process has once.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::execution::runtime_env::RuntimeEnv;
+use tempfile::TempDir;
 
+use crate::catalog::PersistentCatalog;
 use crate::config::EngineConfig;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::query::{LocalExecutor, QueryExecutor};
+use crate::runtime::build_runtime;
 use crate::session::Session;
 
 /// The engine of a process: memory, disk, object stores and the persistent catalog.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    runtime: Arc<RuntimeEnv>,
+    inner: Arc<EngineInner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct EngineInner {
+    pub(crate) config: EngineConfig,
+    pub(crate) runtime: RuntimeEnv,
+    pub(crate) catalog: Arc<PersistentCatalog>,
+    pub(crate) executor: Arc<dyn QueryExecutor>,
+    /// Where the rows of temporary tables go.
+    pub(crate) temporary_dir: PathBuf,
+    /// The data directory of an engine that keeps nothing, removed with it.
+    _scratch: Option<TempDir>,
 }
 
 impl Engine {
-    /// Opens the engine.
+    /// Opens the engine; queries run in this process.
     ///
     /// # Errors
-    /// If the data directory cannot be used.
-    #[expect(clippy::unused_async, reason = "opening the catalog reads files")]
-    pub async fn open(_config: EngineConfig) -> Result<Self> {
-        Ok(Self { runtime: Arc::new(RuntimeEnv::default()) })
+    /// [`Error::Io`] if the data or the spill directory cannot be used, [`Error::File`] if the
+    /// catalog there cannot be read.
+    pub async fn open(config: EngineConfig) -> Result<Self> {
+        Self::open_with(config, Arc::new(LocalExecutor)).await
+    }
+
+    /// Opens the engine with another executor behind seam 1.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub async fn open_with(config: EngineConfig, executor: Arc<dyn QueryExecutor>) -> Result<Self> {
+        let opened = tokio::task::spawn_blocking(move || {
+            let runtime = build_runtime(&config)?;
+            let temporary_dir = config.spill_dir.clone().unwrap_or_else(std::env::temp_dir);
+            let (data_dir, scratch) = match &config.data_dir {
+                Some(directory) => (directory.clone(), None),
+                None => {
+                    let scratch = tempfile::Builder::new()
+                        .prefix("skep-data-")
+                        .tempdir_in(&temporary_dir)
+                        .map_err(|source| Error::Io {
+                            action: "create a directory in",
+                            path: temporary_dir.clone(),
+                            source,
+                        })?;
+                    (scratch.path().to_owned(), Some(scratch))
+                }
+            };
+            let catalog = Arc::new(PersistentCatalog::open(&data_dir)?);
+            Ok::<_, Error>(EngineInner {
+                config,
+                runtime,
+                catalog,
+                executor,
+                temporary_dir,
+                _scratch: scratch,
+            })
+        })
+        .await;
+        match opened {
+            Ok(inner) => Ok(Self { inner: Arc::new(inner?) }),
+            Err(error) => Err(Error::Internal { message: error.to_string(), source: None }),
+        }
     }
 
     /// Starts a session.
     pub fn session(&self) -> Session {
-        Session::new(Arc::clone(&self.runtime))
+        Session::new(Arc::clone(&self.inner))
+    }
+
+    /// Returns whether persistent tables outlive the process.
+    pub fn keeps_data(&self) -> bool {
+        self.inner.config.data_dir.is_some()
     }
 }

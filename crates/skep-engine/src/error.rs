@@ -277,6 +277,88 @@ impl Error {
         Self::Unsupported { what: what.into(), hint: (!hint.is_empty()).then_some(hint) }
     }
 
+    /// Makes an [`Error::NotFound`] without a place, with a guess at what was meant.
+    pub(crate) fn not_found<'a>(
+        kind: &'static str,
+        name: impl Into<String>,
+        known: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        let name = name.into();
+        let hint = closest(&name, known).map(|known| format!("did you mean \"{known}\"?"));
+        Self::NotFound { kind, name, position: None, hint }
+    }
+
+    /// Puts a place into an error that has none and can have one.
+    pub(crate) fn at(mut self, place: Option<Position>) -> Self {
+        if let Self::Syntax { position, .. }
+        | Self::NotFound { position, .. }
+        | Self::Plan { position, .. } = &mut self
+            && position.is_none()
+        {
+            *position = place;
+        }
+        self
+    }
+
+    /// Copies an error, for sources that several readers share; an I/O cause keeps kind and text.
+    pub(crate) fn duplicate(&self) -> Self {
+        match self {
+            Self::Syntax { message, position, hint } => {
+                Self::Syntax { message: message.clone(), position: *position, hint: hint.clone() }
+            }
+            Self::NotFound { kind, name, position, hint } => {
+                Self::NotFound { kind, name: name.clone(), position: *position, hint: hint.clone() }
+            }
+            Self::AlreadyExists { kind, name } => Self::AlreadyExists { kind, name: name.clone() },
+            Self::File { path, format, message, missing, hint } => Self::File {
+                path: path.clone(),
+                format: format.clone(),
+                message: message.clone(),
+                missing: *missing,
+                hint: hint.clone(),
+            },
+            Self::InvalidOption { option, message, hint } => Self::InvalidOption {
+                option: option.clone(),
+                message: message.clone(),
+                hint: hint.clone(),
+            },
+            Self::InvalidSetting { name, message, hint } => Self::InvalidSetting {
+                name: name.clone(),
+                message: message.clone(),
+                hint: hint.clone(),
+            },
+            Self::Unsupported { what, hint } => {
+                Self::Unsupported { what: what.clone(), hint: hint.clone() }
+            }
+            Self::Plan { message, position, hint } => {
+                Self::Plan { message: message.clone(), position: *position, hint: hint.clone() }
+            }
+            Self::Data { message, hint } => {
+                Self::Data { message: message.clone(), hint: hint.clone() }
+            }
+            Self::ResourcesExhausted { message, hint } => {
+                Self::ResourcesExhausted { message: message.clone(), hint: hint.clone() }
+            }
+            Self::PermissionDenied { message, hint } => {
+                Self::PermissionDenied { message: message.clone(), hint: hint.clone() }
+            }
+            Self::Cancelled => Self::Cancelled,
+            Self::Io { action, path, source } => Self::Io {
+                action,
+                path: path.clone(),
+                source: io::Error::new(source.kind(), source.to_string()),
+            },
+            Self::Unavailable { location, message, hint } => Self::Unavailable {
+                location: location.clone(),
+                message: message.clone(),
+                hint: hint.clone(),
+            },
+            Self::Internal { message, .. } => {
+                Self::Internal { message: message.clone(), source: None }
+            }
+        }
+    }
+
     /// Makes an [`Error::Plan`] without a place.
     pub(crate) fn plan(message: impl Into<String>) -> Self {
         Self::Plan { message: message.into(), position: None, hint: None }
@@ -290,8 +372,13 @@ impl From<Error> for DataFusionError {
     }
 }
 
-impl From<DataFusionError> for Error {
-    fn from(error: DataFusionError) -> Self {
-        Self::Internal { message: error.to_string(), source: Some(error) }
-    }
+/// Returns the known name that `name` most likely meant, if one is near enough.
+pub(crate) fn closest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let name = name.to_lowercase();
+    known
+        .into_iter()
+        .map(|known| (strsim::jaro_winkler(&name, &known.to_lowercase()), known))
+        .filter(|(score, _)| *score > 0.82)
+        .max_by(|(left, _), (right, _)| left.total_cmp(right))
+        .map(|(_, known)| known)
 }

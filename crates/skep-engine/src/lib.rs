@@ -10,13 +10,17 @@
 
 mod catalog;
 mod config;
+mod datafusion_error;
 mod engine;
 mod error;
 mod files;
 mod functions;
+mod object_stores;
 mod optimizer;
 mod query;
+mod runtime;
 mod session;
+mod settings;
 mod sql;
 
 pub use config::EngineConfig;

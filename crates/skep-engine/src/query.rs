@@ -83,7 +83,10 @@ impl Stream for QueryStream {
 
 impl fmt::Debug for QueryStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("QueryStream").field("schema", &self.schema).field("kind", &self.kind).finish()
+        f.debug_struct("QueryStream")
+            .field("schema", &self.schema)
+            .field("kind", &self.kind)
+            .finish()
     }
 }
 

@@ -1,55 +1,516 @@
-//! What one user has.
+//! What one user has: temporary tables, settings, the current schema; and the way of a statement.
 
-use std::sync::Arc;
+use std::any::Any;
+use std::collections::HashMap;
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Weak};
 
+use async_trait::async_trait;
+use datafusion::catalog::TableProvider;
+use datafusion::common::TableReference;
+use datafusion::common::config::ConfigOptions;
 use datafusion::dataframe::DataFrame;
-use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::datasource::ViewTable;
+use datafusion::error::DataFusionError;
+use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, Statement as PlanCommand};
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
-use futures::{StreamExt, TryStreamExt};
+use datafusion::sql::parser::Statement as PlanStatement;
+use datafusion::sql::resolve::resolve_table_references;
+use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
+use futures::{FutureExt, StreamExt};
 
-use crate::error::Result;
-use crate::query::QueryStream;
+use crate::catalog::{
+    CATALOG, CatalogList, Definition, PUBLIC, SessionCatalog, TableEntry, TableOpener, ViewText,
+};
+use crate::engine::EngineInner;
+use crate::error::{Error, Result};
+use crate::files::{self, Format};
+use crate::object_stores::{self, ObjectStores};
+use crate::query::{QueryStream, StatementKind};
+use crate::runtime::session_runtime;
+use crate::settings::SkepSettings;
+use crate::sql::{self, Planned, Planner, Statement, rewrite};
+use crate::{functions, optimizer};
 
-/// One user's session: temporary tables, settings, current schema.
+/// How deep views may name views before it is taken for a circle.
+const MAX_VIEW_DEPTH: usize = 32;
+
+/// One user's session: temporary tables, settings, current schema. Clones share it.
 #[derive(Clone)]
 pub struct Session {
-    context: SessionContext,
+    pub(crate) inner: Arc<SessionInner>,
+}
+
+pub(crate) struct SessionInner {
+    pub(crate) context: SessionContext,
+    pub(crate) catalog: Arc<SessionCatalog>,
+    pub(crate) stores: Arc<ObjectStores>,
+    pub(crate) engine: Arc<EngineInner>,
+    /// The settings at the session's start, for `RESET`.
+    pub(crate) defaults: ConfigOptions,
+}
+
+/// Where a statement's bare names are looked up.
+#[derive(Debug, Clone)]
+pub(crate) struct Scope {
+    pub(crate) schema: String,
+    /// Whether temporary tables count; they do not in the text of a persistent view.
+    pub(crate) temporaries: bool,
+    view_depth: usize,
 }
 
 impl Session {
-    pub(crate) fn new(runtime: Arc<RuntimeEnv>) -> Self {
-        Self { context: SessionContext::new_with_config_rt(SessionConfig::new(), runtime) }
+    pub(crate) fn new(engine: Arc<EngineInner>) -> Self {
+        let stores = ObjectStores::new();
+        let catalog = SessionCatalog::new(Arc::clone(&engine.catalog));
+        let context = new_context(&engine, &catalog, &stores);
+        let defaults = context.state_ref().read().config_options().as_ref().clone();
+        let inner = Arc::new(SessionInner { context, catalog, stores, engine, defaults });
+        let opener: Weak<SessionInner> = Arc::downgrade(&inner);
+        inner.catalog.set_opener(opener);
+        Self { inner }
     }
 
-    /// Runs one statement.
+    /// Runs one statement: a command is done when this returns, a query's rows come as they are
+    /// asked for. Dropping the future or the stream stops the work.
     ///
     /// # Errors
-    /// Whatever is wrong with the statement.
+    /// Whatever is wrong with the statement, with its place in the text.
     pub async fn execute(&self, statement: &str) -> Result<QueryStream> {
-        let frame = self.sql(statement).await?;
-        self.execute_dataframe(frame).await
+        let parsed = self.parse(statement)?;
+        Box::pin(self.run_statement(parsed)).await
     }
 
-    /// Plans one query.
+    /// Plans one query as a DataFrame over the session's tables.
     ///
     /// # Errors
-    /// Whatever is wrong with the query.
+    /// Whatever is wrong with the query; [`Error::Unsupported`] for a statement that is no query.
     pub async fn sql(&self, query: &str) -> Result<DataFrame> {
-        Ok(self.context.sql(query).await?)
+        match self.parse(query)? {
+            Statement::Plan(statement) if is_query(&statement) => {
+                let state = self.inner.context.state();
+                let planned = self.inner.plan(&state, *statement, self.scope()).await?;
+                if planned.has_renamed_outputs {
+                    return Err(Error::Plan {
+                        message: "the columns of a DataFrame need names of their own".to_owned(),
+                        position: None,
+                        hint: Some("give each an alias".to_owned()),
+                    });
+                }
+                Ok(DataFrame::new(state, planned.plan))
+            }
+            _ => Err(Error::unsupported(
+                "a statement that is no query, as a DataFrame",
+                "run it with Session::execute",
+            )),
+        }
     }
 
-    /// Runs a DataFrame.
+    /// Returns a table of the session as a DataFrame; a path in quotes will do as well.
     ///
     /// # Errors
-    /// Whatever keeps it from starting.
+    /// [`Error::NotFound`] if there is no such table.
+    pub async fn table(&self, name: &str) -> Result<DataFrame> {
+        self.sql(&format!("SELECT * FROM {name}")).await
+    }
+
+    /// Makes a DataFrame a temporary view of the session, in place of one of that name.
+    ///
+    /// # Errors
+    /// If the name is no single identifier.
+    pub fn register_view(&self, name: &str, frame: DataFrame) -> Result<()> {
+        let name = sql::normalize(None, name.to_owned());
+        let definition = Definition::Provider { provider: frame.into_view(), text: None };
+        let entry = Arc::new(TableEntry::new(definition, None));
+        self.inner.catalog.add_temporary(&name, entry, true)
+    }
+
+    /// Runs a DataFrame through the engine's executor.
+    ///
+    /// # Errors
+    /// Whatever keeps it from starting; later errors come through the stream.
     pub async fn execute_dataframe(&self, frame: DataFrame) -> Result<QueryStream> {
-        let stream = frame.execute_stream().await?;
-        Ok(QueryStream::new(stream.schema(), stream.map_err(Into::into).boxed()))
+        let (state, plan) = frame.into_parts();
+        self.inner.run_plan(&state, Planned { plan, has_renamed_outputs: false }).await
+    }
+
+    fn parse(&self, text: &str) -> Result<Statement> {
+        let state = self.inner.context.state_ref();
+        let limit = state.read().config_options().sql_parser.recursion_limit.get();
+        sql::parse(text, limit)
+    }
+
+    pub(crate) fn scope(&self) -> Scope {
+        let state = self.inner.context.state_ref();
+        let schema = state.read().config_options().catalog.default_schema.clone();
+        Scope { schema, temporaries: true, view_depth: 0 }
+    }
+
+    async fn run_statement(&self, statement: Statement) -> Result<QueryStream> {
+        match statement {
+            Statement::Plan(statement) => self.run_plan_statement(*statement).await,
+            Statement::Copy(copy) => self.copy(*copy).await,
+            Statement::CreateExternalTable(create) => self.create_external_table(*create).await,
+            Statement::CreateTable(create) => self.create_table(*create).await,
+            Statement::CreateView(create) => self.create_view(*create).await,
+            Statement::CreateSchema { name, if_not_exists } => {
+                self.create_schema(&name, if_not_exists)
+            }
+            Statement::Drop(drop) => self.drop(&drop),
+            Statement::Show(show) => self.show(show).await,
+            Statement::DescribeTable { name, extended } => {
+                self.describe_table(&name, extended).await
+            }
+            Statement::DescribeQuery(query) => self.describe_query(query).await,
+            Statement::Set { name, value } => self.set(&name, &value).await,
+            Statement::Reset(name) => self.reset(name.as_deref()).await,
+            Statement::Use(schema) => self.use_schema(&schema),
+        }
+    }
+
+    async fn run_plan_statement(&self, statement: PlanStatement) -> Result<QueryStream> {
+        let state = self.inner.context.state();
+        let planned = self.inner.plan(&state, statement, self.scope()).await?;
+        match planned.plan {
+            LogicalPlan::Dml(statement) => self.insert(&state, statement).await,
+            LogicalPlan::Statement(PlanCommand::Execute(execute)) => {
+                let plan = LogicalPlan::Statement(PlanCommand::Execute(execute));
+                let frame = self.inner.context.execute_logical_plan(plan).await?;
+                let (state, plan) = frame.into_parts();
+                self.inner.run_plan(&state, Planned { plan, has_renamed_outputs: false }).await
+            }
+            LogicalPlan::Statement(
+                command @ (PlanCommand::Prepare(_) | PlanCommand::Deallocate(_)),
+            ) => {
+                let tag = match &command {
+                    PlanCommand::Prepare(_) => "PREPARE",
+                    _ => "DEALLOCATE",
+                };
+                let plan = LogicalPlan::Statement(command);
+                let done = guard(self.inner.context.execute_logical_plan(plan)).await?;
+                done?;
+                Ok(command_done(tag))
+            }
+            LogicalPlan::Statement(other) => {
+                Err(Error::unsupported(format!("the statement {}", other.name()), ""))
+            }
+            LogicalPlan::Ddl(other) => {
+                Err(Error::unsupported(format!("the statement {}", other.name()), ""))
+            }
+            plan => self.inner.run_plan(&state, Planned { plan, ..planned }).await,
+        }
     }
 }
 
-impl std::fmt::Debug for Session {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").finish_non_exhaustive()
+/// Returns the empty result of a command.
+pub(crate) fn command_done(tag: &str) -> QueryStream {
+    QueryStream::done(StatementKind::Command { tag: tag.to_owned() })
+}
+
+fn is_query(statement: &PlanStatement) -> bool {
+    matches!(statement, PlanStatement::Statement(inner) if matches!(**inner, SqlStatement::Query(_)))
+}
+
+fn new_context(
+    engine: &EngineInner,
+    catalog: &Arc<SessionCatalog>,
+    stores: &Arc<ObjectStores>,
+) -> SessionContext {
+    let mut config = SessionConfig::new()
+        .with_information_schema(true)
+        .with_create_default_catalog_and_schema(false)
+        .with_default_catalog_and_schema(CATALOG, PUBLIC)
+        .with_option_extension(SkepSettings::default());
+    if let Some(partitions) = engine.config.target_partitions {
+        config = config.with_target_partitions(partitions);
+    }
+    let options = config.options_mut();
+    options.sql_parser.collect_spans = true;
+    options.explain.show_statistics = false;
+    object_stores::register_settings(options);
+    stores.configure(options);
+    let registry =
+        Arc::clone(stores) as Arc<dyn datafusion::execution::object_store::ObjectStoreRegistry>;
+    let mut state = SessionStateBuilder::new_with_default_features()
+        .with_config(config)
+        .with_runtime_env(session_runtime(&engine.runtime, registry))
+        .with_catalog_list(Arc::new(CatalogList(Arc::clone(catalog))))
+        .with_analyzer_rules(optimizer::analyzer_rules())
+        .with_optimizer_rules(optimizer::optimizer_rules())
+        .with_physical_optimizer_rules(optimizer::physical_optimizer_rules());
+    state.scalar_functions().get_or_insert_default().extend(functions::scalar_functions());
+    state.aggregate_functions().get_or_insert_default().extend(functions::aggregate_functions());
+    SessionContext::new_with_state(state.build())
+}
+
+impl SessionInner {
+    /// Plans a statement: opens what it names, rewrites it, plans it.
+    pub(crate) async fn plan(
+        &self,
+        state: &SessionState,
+        statement: PlanStatement,
+        scope: Scope,
+    ) -> Result<Planned> {
+        let normalizes = state.config_options().sql_parser.enable_ident_normalization;
+        let (references, _) = resolve_table_references(&statement, normalizes)?;
+        let tables = self.open_all(state, references, &scope).await?;
+        let known = self.catalog.table_names(&scope.schema);
+        let planner = Planner::new(state, tables, known);
+        // DataFusion's planner panics on some input; that is its defect and our error.
+        guard(async { planner.plan(statement) }).await?
+    }
+
+    pub(crate) async fn plan_query(
+        &self,
+        state: &SessionState,
+        query: Box<Query>,
+        scope: Scope,
+    ) -> Result<Planned> {
+        let statement = PlanStatement::Statement(Box::new(SqlStatement::Query(query)));
+        self.plan(state, statement, scope).await
+    }
+
+    async fn open_all(
+        &self,
+        state: &SessionState,
+        references: Vec<TableReference>,
+        scope: &Scope,
+    ) -> Result<HashMap<TableReference, Arc<dyn TableProvider>>> {
+        let mut tables = HashMap::with_capacity(references.len());
+        for reference in references {
+            if let Some(provider) = self.open_reference(state, &reference, scope).await? {
+                tables.insert(reference, provider);
+            }
+        }
+        Ok(tables)
+    }
+
+    /// Opens what a name means: a temporary table, a table, a file.
+    async fn open_reference(
+        &self,
+        state: &SessionState,
+        reference: &TableReference,
+        scope: &Scope,
+    ) -> Result<Option<Arc<dyn TableProvider>>> {
+        if let Some(entry) = self.find(reference, scope)? {
+            return self.open_entry_in(state, &entry, scope.view_depth).await.map(Some);
+        }
+        if reference.schema() == Some("information_schema") {
+            let schema = state.schema_for_ref(reference.clone())?;
+            return Ok(schema.table(reference.table()).await?);
+        }
+        match reference {
+            TableReference::Bare { table } => files::open_path(state, table, None).await,
+            TableReference::Partial { schema, table } => match schema.parse::<Format>() {
+                Ok(format) => files::open_path(state, table, Some(format)).await,
+                Err(_) => Ok(None),
+            },
+            TableReference::Full { .. } => Ok(None),
+        }
+    }
+
+    pub(crate) fn find(
+        &self,
+        reference: &TableReference,
+        scope: &Scope,
+    ) -> Result<Option<Arc<TableEntry>>> {
+        if scope.temporaries {
+            return self.catalog.find(reference, &scope.schema);
+        }
+        let qualified = match reference {
+            TableReference::Bare { table } => {
+                TableReference::partial(scope.schema.as_str(), table.as_ref())
+            }
+            other => other.clone(),
+        };
+        match qualified.schema() {
+            Some(crate::catalog::TEMP) => Ok(None),
+            _ => self.catalog.find(&qualified, &scope.schema),
+        }
+    }
+
+    async fn open_entry_in(
+        &self,
+        state: &SessionState,
+        entry: &Arc<TableEntry>,
+        view_depth: usize,
+    ) -> Result<Arc<dyn TableProvider>> {
+        match &entry.definition {
+            Definition::Provider { provider, .. } => Ok(Arc::clone(provider)),
+            Definition::Files { table, .. } => {
+                let opened = entry.opened.get_or_try_init(|| files::open(state, table)).await?;
+                Ok(Arc::clone(opened))
+            }
+            Definition::View(view) => {
+                let plan = Box::pin(self.plan_view(state, view, view_depth)).await?;
+                Ok(Arc::new(ViewTable::new(plan, Some(view.query.clone()))))
+            }
+        }
+    }
+
+    /// Plans a view's text anew, so that it follows its tables.
+    pub(crate) async fn plan_view(
+        &self,
+        state: &SessionState,
+        view: &ViewText,
+        depth: usize,
+    ) -> Result<LogicalPlan> {
+        if depth >= MAX_VIEW_DEPTH {
+            return Err(Error::Plan {
+                message: format!("views are nested more than {MAX_VIEW_DEPTH} deep"),
+                position: None,
+                hint: Some("does a view name itself?".to_owned()),
+            });
+        }
+        let limit = state.config_options().sql_parser.recursion_limit.get();
+        let Statement::Plan(statement) = sql::parse(&view.query, limit)? else {
+            return Err(Error::Internal {
+                message: "the text of a view is no query".to_owned(),
+                source: None,
+            });
+        };
+        let scope =
+            Scope { schema: view.schema.clone(), temporaries: false, view_depth: depth + 1 };
+        let planned = self.plan(state, *statement, scope).await?;
+        named_columns(planned, &view.columns)
+    }
+
+    /// Optimises a plan, runs it through the executor and guards its stream.
+    pub(crate) async fn run_plan(
+        &self,
+        state: &SessionState,
+        planned: Planned,
+    ) -> Result<QueryStream> {
+        let physical = guard(state.create_physical_plan(&planned.plan)).await??;
+        let context = state.task_ctx();
+        let started =
+            guard(self.engine.executor.execute(Arc::clone(&physical), Arc::clone(&context))).await;
+        let stream = match started.and_then(|stream| stream) {
+            Ok(stream) => stream,
+            Err(error) => {
+                return Err(files::explain_failure(&physical, &context, error.into()).await);
+            }
+        };
+        let schema = match planned.has_renamed_outputs {
+            true => rewrite::restore_output_names(&stream.schema()),
+            false => stream.schema(),
+        };
+        Ok(guarded_stream(stream, schema, physical, context))
+    }
+}
+
+/// Passes batches on until the first error, which is explained; a panic is one too.
+fn guarded_stream(
+    stream: SendableRecordBatchStream,
+    schema: datafusion::arrow::datatypes::SchemaRef,
+    physical: Arc<dyn ExecutionPlan>,
+    context: Arc<TaskContext>,
+) -> QueryStream {
+    let renamed = Arc::clone(&schema);
+    let batches = futures::stream::try_unfold(stream, move |mut stream| {
+        let (physical, context) = (Arc::clone(&physical), Arc::clone(&context));
+        let renamed = Arc::clone(&renamed);
+        async move {
+            let error = match guard(stream.next()).await {
+                Ok(None) => return Ok(None),
+                Ok(Some(Ok(batch))) if batch.schema() == renamed => {
+                    return Ok(Some((batch, stream)));
+                }
+                Ok(Some(Ok(batch))) => {
+                    let columns = batch.columns().to_vec();
+                    let options = datafusion::arrow::array::RecordBatchOptions::new()
+                        .with_row_count(Some(batch.num_rows()));
+                    let batch = datafusion::arrow::array::RecordBatch::try_new_with_options(
+                        renamed, columns, &options,
+                    );
+                    let batch = batch.map_err(DataFusionError::from)?;
+                    return Ok(Some((batch, stream)));
+                }
+                Ok(Some(Err(error))) => error,
+                Err(panic) => panic.into(),
+            };
+            drop(stream);
+            Err(files::explain_failure(&physical, &context, error).await)
+        }
+    });
+    QueryStream::new(schema, batches.boxed())
+}
+
+/// Turns a panic of a library into an error of this query.
+async fn guard<T>(future: impl Future<Output = T>) -> Result<T> {
+    AssertUnwindSafe(future).catch_unwind().await.map_err(|panic| panic_error(panic.as_ref()))
+}
+
+fn panic_error(panic: &(dyn Any + Send)) -> Error {
+    let message = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&'static str>().copied())
+        .unwrap_or("no message");
+    Error::Internal { message: format!("a panic: {message}"), source: None }
+}
+
+/// Gives a plan's columns the names that a view or table declares.
+pub(crate) fn named_columns(planned: Planned, names: &[String]) -> Result<LogicalPlan> {
+    if planned.has_renamed_outputs && names.is_empty() {
+        return Err(Error::Plan {
+            message: "the columns of a table or view need names of their own".to_owned(),
+            position: None,
+            hint: Some("give each an alias".to_owned()),
+        });
+    }
+    unique_names(&planned.plan, names)?;
+    if names.is_empty() {
+        return Ok(planned.plan);
+    }
+    let columns: Vec<_> = planned.plan.schema().columns();
+    if columns.len() != names.len() {
+        return Err(Error::plan(format!(
+            "{} names for a query of {} columns",
+            names.len(),
+            columns.len()
+        )));
+    }
+    let renamed = columns
+        .into_iter()
+        .zip(names)
+        .map(|(column, name)| datafusion::logical_expr::Expr::Column(column).alias(name));
+    Ok(LogicalPlanBuilder::from(planned.plan).project(renamed)?.build()?)
+}
+
+fn unique_names(plan: &LogicalPlan, names: &[String]) -> Result<()> {
+    let mut seen = std::collections::HashSet::new();
+    let fields = plan.schema().fields();
+    let all = match names.is_empty() {
+        true => fields.iter().map(|field| field.name().as_str()).collect::<Vec<_>>(),
+        false => names.iter().map(String::as_str).collect(),
+    };
+    for name in all {
+        if !seen.insert(name) {
+            return Err(Error::Plan {
+                message: format!("column \"{name}\" appears more than once"),
+                position: None,
+                hint: Some("give each an alias of its own".to_owned()),
+            });
+        }
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl TableOpener for SessionInner {
+    async fn open_entry(&self, entry: &Arc<TableEntry>) -> Result<Arc<dyn TableProvider>> {
+        let state = self.context.state();
+        self.open_entry_in(&state, entry, 0).await
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("catalog", &self.inner.catalog).finish_non_exhaustive()
     }
 }

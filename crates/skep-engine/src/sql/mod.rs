@@ -1,4 +1,17 @@
-//! From text to statements to plans.
+//! From text to statements to plans, and the statements that skep runs itself.
 
+mod ddl;
+mod describe;
+mod dml;
+mod parser;
+mod place;
+mod planner;
 pub(crate) mod rewrite;
+mod settings;
+mod show;
 pub(crate) mod split;
+mod statement;
+
+pub(crate) use parser::{normalize, parse};
+pub(crate) use planner::{Planned, Planner};
+pub(crate) use statement::Statement;

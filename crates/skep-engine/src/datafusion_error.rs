@@ -1,0 +1,335 @@
+//! DataFusion's errors as ours: kind, place, cause and hint found again, never a flattened string.
+
+use datafusion::arrow::error::ArrowError;
+use datafusion::common::{Column, SchemaError};
+use datafusion::error::DataFusionError;
+use datafusion::parquet::errors::ParquetError;
+use datafusion::sql::sqlparser::parser::ParserError;
+use object_store::Error as StoreError;
+
+use crate::error::{Error, Position, closest};
+
+impl From<DataFusionError> for Error {
+    fn from(error: DataFusionError) -> Self {
+        match error {
+            DataFusionError::External(external) => match external.downcast::<Self>() {
+                Ok(ours) => *ours,
+                Err(external) => convert(&DataFusionError::External(external)),
+            },
+            other => match convert(&other) {
+                Self::Internal { message, .. } => Self::Internal { message, source: Some(other) },
+                converted => converted,
+            },
+        }
+    }
+}
+
+/// Converts by reference, since a shared error cannot be taken apart.
+fn convert(error: &DataFusionError) -> Error {
+    match error {
+        DataFusionError::External(external) => convert_external(external.as_ref()),
+        DataFusionError::ArrowError(arrow, _) => convert_arrow(arrow),
+        DataFusionError::ParquetError(parquet) => convert_parquet(parquet),
+        DataFusionError::ObjectStore(store) => convert_store(store),
+        DataFusionError::IoError(io) => Error::Unavailable {
+            location: "the local disk".to_owned(),
+            message: io.to_string(),
+            hint: None,
+        },
+        DataFusionError::SQL(parser, _) => convert_parser(parser),
+        DataFusionError::NotImplemented(message) => {
+            Error::Unsupported { what: format!("this statement ({})", tidy(message)), hint: None }
+        }
+        DataFusionError::Plan(message) | DataFusionError::Configuration(message) => {
+            convert_plan(message)
+        }
+        DataFusionError::SchemaError(schema, _) => convert_schema(schema),
+        DataFusionError::Execution(message) => Error::Data { message: tidy(message), hint: None },
+        DataFusionError::ExecutionJoin(join) if join.is_cancelled() => Error::Cancelled,
+        DataFusionError::ExecutionJoin(join) => internal(&join.to_string()),
+        DataFusionError::ResourcesExhausted(message) => out_of_resources(message),
+        DataFusionError::Context(_, inner) => convert(inner),
+        DataFusionError::Diagnostic(diagnostic, inner) => {
+            let place = diagnostic
+                .span
+                .map(|span| Position { line: span.start.line, column: span.start.column });
+            convert(inner).at(place)
+        }
+        DataFusionError::Collection(errors) => {
+            errors.first().map_or_else(|| internal("an empty list of errors"), convert)
+        }
+        DataFusionError::Shared(shared) => convert(shared),
+        DataFusionError::Internal(message)
+        | DataFusionError::Substrait(message)
+        | DataFusionError::Ffi(message) => internal(message),
+    }
+}
+
+fn convert_external(external: &(dyn std::error::Error + Send + Sync + 'static)) -> Error {
+    if let Some(ours) = external.downcast_ref::<Error>() {
+        return ours.duplicate();
+    }
+    if let Some(inner) = external.downcast_ref::<DataFusionError>() {
+        return convert(inner);
+    }
+    if let Some(arrow) = external.downcast_ref::<ArrowError>() {
+        return convert_arrow(arrow);
+    }
+    if let Some(parquet) = external.downcast_ref::<ParquetError>() {
+        return convert_parquet(parquet);
+    }
+    if let Some(store) = external.downcast_ref::<StoreError>() {
+        return convert_store(store);
+    }
+    Error::Data { message: external.to_string(), hint: None }
+}
+
+fn convert_arrow(arrow: &ArrowError) -> Error {
+    match arrow {
+        ArrowError::ExternalError(external) => convert_external(external.as_ref()),
+        ArrowError::DivideByZero => Error::Data {
+            message: "division by zero".to_owned(),
+            hint: Some("NULLIF(divisor, 0) gives NULL instead".to_owned()),
+        },
+        ArrowError::ArithmeticOverflow(message) => Error::Data {
+            message: format!("arithmetic overflow: {}", tidy(message)),
+            hint: Some("cast to a wider type first".to_owned()),
+        },
+        ArrowError::CastError(message) => Error::Data {
+            message: tidy(message),
+            hint: Some("TRY_CAST gives NULL instead of an error".to_owned()),
+        },
+        ArrowError::MemoryError(message) => out_of_resources(message),
+        ArrowError::IoError(message, _) => Error::Unavailable {
+            location: "the local disk".to_owned(),
+            message: tidy(message),
+            hint: None,
+        },
+        ArrowError::NotYetImplemented(message) => {
+            Error::Unsupported { what: format!("this statement ({})", tidy(message)), hint: None }
+        }
+        ArrowError::ParseError(message)
+        | ArrowError::SchemaError(message)
+        | ArrowError::ComputeError(message)
+        | ArrowError::CsvError(message)
+        | ArrowError::JsonError(message)
+        | ArrowError::AvroError(message)
+        | ArrowError::IpcError(message)
+        | ArrowError::InvalidArgumentError(message)
+        | ArrowError::ParquetError(message) => Error::Data { message: tidy(message), hint: None },
+        other => Error::Data { message: tidy(&other.to_string()), hint: None },
+    }
+}
+
+fn convert_parquet(parquet: &ParquetError) -> Error {
+    match parquet {
+        ParquetError::External(external) => convert_external(external.as_ref()),
+        other => Error::Data { message: tidy(&other.to_string()), hint: None },
+    }
+}
+
+fn convert_store(store: &StoreError) -> Error {
+    match store {
+        StoreError::NotFound { path, .. } => Error::File {
+            path: path.clone(),
+            format: None,
+            message: "no such file".to_owned(),
+            missing: true,
+            hint: None,
+        },
+        StoreError::AlreadyExists { path, .. } => {
+            Error::AlreadyExists { kind: "file", name: path.clone() }
+        }
+        StoreError::PermissionDenied { path, .. } | StoreError::Unauthenticated { path, .. } => {
+            Error::PermissionDenied { message: format!("no permission for {path}"), hint: None }
+        }
+        StoreError::NotImplemented { .. } | StoreError::NotSupported { .. } => {
+            Error::Unsupported { what: format!("this by the object store ({store})"), hint: None }
+        }
+        other => Error::Unavailable {
+            location: "the object store".to_owned(),
+            message: other.to_string(),
+            hint: None,
+        },
+    }
+}
+
+/// The parser tells the place in words at the end of its message.
+pub(crate) fn convert_parser(parser: &ParserError) -> Error {
+    match parser {
+        ParserError::TokenizerError(message) | ParserError::ParserError(message) => {
+            let (message, position) = split_place(message);
+            let hint = position.and_then(|_| hint_for_syntax(&message));
+            Error::Syntax { message, position, hint }
+        }
+        ParserError::RecursionLimitExceeded => Error::Syntax {
+            message: "the statement is nested too deeply".to_owned(),
+            position: None,
+            hint: Some("SET datafusion.sql_parser.recursion_limit raises the bound".to_owned()),
+        },
+    }
+}
+
+fn split_place(message: &str) -> (String, Option<Position>) {
+    let Some((text, place)) = message.rsplit_once(" at Line: ") else {
+        return (tidy(message), None);
+    };
+    let Some((line, column)) = place.split_once(", Column: ") else {
+        return (tidy(message), None);
+    };
+    let digits = |text: &str| {
+        text.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u64>().ok()
+    };
+    match (digits(line), digits(column)) {
+        // The parser says line 0 where it knows no place.
+        (Some(line), Some(column)) if line > 0 => {
+            (tidy(text), Some(Position { line, column: column.max(1) }))
+        }
+        _ => (tidy(text), None),
+    }
+}
+
+const STATEMENT_KEYWORDS: [&str; 21] = [
+    "SELECT",
+    "WITH",
+    "VALUES",
+    "CREATE",
+    "DROP",
+    "INSERT",
+    "COPY",
+    "EXPLAIN",
+    "SHOW",
+    "DESCRIBE",
+    "SET",
+    "RESET",
+    "USE",
+    "PREPARE",
+    "EXECUTE",
+    "DEALLOCATE",
+    "TABLE",
+    "FROM",
+    "WHERE",
+    "GROUP",
+    "ORDER",
+];
+
+fn hint_for_syntax(message: &str) -> Option<String> {
+    let (_, found) = message.rsplit_once("found: ")?;
+    let found = found.split_whitespace().next()?;
+    if STATEMENT_KEYWORDS.iter().any(|keyword| keyword.eq_ignore_ascii_case(found)) {
+        return None;
+    }
+    closest(found, STATEMENT_KEYWORDS).map(|keyword| format!("did you mean {keyword}?"))
+}
+
+fn convert_plan(message: &str) -> Error {
+    let message = tidy(message);
+    if let Some(rest) = message.strip_prefix("Invalid function '")
+        && let Some((name, advice)) = rest.split_once('\'')
+    {
+        let hint = advice
+            .split_once("Did you mean '")
+            .and_then(|(_, rest)| rest.split_once('\''))
+            .map(|(meant, _)| format!("did you mean \"{meant}\"?"));
+        return Error::NotFound { kind: "function", name: name.to_owned(), position: None, hint };
+    }
+    Error::plan(message)
+}
+
+fn convert_schema(schema: &SchemaError) -> Error {
+    match schema {
+        SchemaError::FieldNotFound { field, valid_fields } => {
+            let hint = column_hint(field, valid_fields);
+            Error::NotFound { kind: "column", name: display(field), position: None, hint }
+        }
+        SchemaError::AmbiguousReference { field } => Error::Plan {
+            message: format!("column \"{}\" is ambiguous", display(field)),
+            position: None,
+            hint: Some("put the table's name or alias before it".to_owned()),
+        },
+        SchemaError::DuplicateQualifiedField { qualifier, name } => Error::Plan {
+            message: format!("column \"{qualifier}.{name}\" appears more than once"),
+            position: None,
+            hint: Some("give each an alias of its own".to_owned()),
+        },
+        SchemaError::DuplicateUnqualifiedField { name } => Error::Plan {
+            message: format!("column \"{name}\" appears more than once"),
+            position: None,
+            hint: Some("give each an alias of its own".to_owned()),
+        },
+    }
+}
+
+fn display(column: &Column) -> String {
+    match &column.relation {
+        Some(relation) => format!("{}.{}", relation.table(), column.name),
+        None => column.name.clone(),
+    }
+}
+
+fn column_hint(field: &Column, valid: &[Column]) -> Option<String> {
+    let names: Vec<&str> = valid.iter().map(|column| column.name.as_str()).collect();
+    if let Some(same) = names.iter().find(|name| name.eq_ignore_ascii_case(&field.name)) {
+        if *same == field.name {
+            let known = valid.iter().find(|column| column.name == field.name)?;
+            return Some(format!("did you mean \"{}\"?", display(known)));
+        }
+        return Some(format!("did you mean \"{same}\", with its capitals in double quotes?"));
+    }
+    if let Some(known) = closest(&field.name, names.iter().copied()) {
+        return Some(format!("did you mean \"{known}\"?"));
+    }
+    match names.len() {
+        0 => None,
+        1..=12 => Some(format!("there are: {}", names.join(", "))),
+        more => Some(format!("there are {more} columns, among them: {}", names[..12].join(", "))),
+    }
+}
+
+fn out_of_resources(message: &str) -> Error {
+    let message = tidy(message);
+    let hint = if message.contains("max_temp_directory_size") || message.contains("spill") {
+        "free disk space, or raise the spill limit"
+    } else {
+        "raise the memory limit (--memory), or SET datafusion.execution.target_partitions lower"
+    };
+    Error::ResourcesExhausted {
+        message: format!("out of memory: {message}"),
+        hint: Some(hint.to_owned()),
+    }
+}
+
+fn internal(message: &str) -> Error {
+    Error::Internal { message: tidy(message), source: None }
+}
+
+/// Takes out what DataFusion says to its own developers.
+fn tidy(message: &str) -> String {
+    let mut text = message.trim();
+    for noise in ["This issue was likely caused by a bug", "This was likely caused by a bug"] {
+        if let Some((before, _)) = text.split_once(noise) {
+            text = before.trim_end();
+        }
+    }
+    for prefix in [
+        "Error during planning: ",
+        "Execution error: ",
+        "Arrow error: ",
+        "Cast error: ",
+        "Parser error: ",
+        "Schema error: ",
+        "External error: ",
+        "Internal error: ",
+        "sql parser error: ",
+        "Invalid argument error: ",
+        "Parquet error: ",
+        "Compute error: ",
+        "Csv error: ",
+        "Json error: ",
+    ] {
+        if let Some(rest) = text.strip_prefix(prefix) {
+            return tidy(rest);
+        }
+    }
+    text.trim_end_matches('.').to_owned()
+}

@@ -1,0 +1,563 @@
+//! `CREATE` and `DROP`: changes of the catalog, done whole or not at all.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
+use datafusion::common::TableReference;
+use datafusion::datasource::ViewTable;
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::{DdlStatement, LogicalPlan, LogicalPlanBuilder, cast, col};
+use datafusion::sql::parser::{CreateExternalTable, Statement as PlanStatement};
+use datafusion::sql::sqlparser::ast::{ColumnDef, ObjectName, ObjectNamePart};
+use tempfile::TempDir;
+
+use crate::catalog::{CATALOG, Definition, TEMP, TableEntry, ViewText};
+use crate::error::{Error, Result};
+use crate::files::{self, FileTable, FileTarget, Format, WriteMode};
+use crate::query::{QueryStream, StatementKind};
+use crate::session::{Scope, Session, command_done, named_columns};
+use crate::sql::normalize;
+use crate::sql::planner::Planner;
+use crate::sql::statement::{CreateTable, CreateView, Drop, DropKind};
+
+/// Where a new table goes.
+#[derive(Debug)]
+pub(crate) enum Place {
+    Temporary { name: String },
+    Persistent { schema: String, name: String },
+}
+
+impl Session {
+    /// `CREATE TABLE` and `CREATE TEMPORARY VIEW ... USING`.
+    pub(crate) async fn create_table(&self, create: CreateTable) -> Result<QueryStream> {
+        let tag = if create.as_view { "CREATE VIEW" } else { "CREATE TABLE" };
+        let place = self.place(create.name.as_ref(), create.temporary)?;
+        if !create.or_replace && self.exists(&place)? {
+            return already_there(&place, create.if_not_exists, tag);
+        }
+        match (&create.format, &create.query) {
+            (Some(format), None) => {
+                let format: Format = format.parse()?;
+                let schema = self.declared_schema(create.columns.clone())?;
+                let table = FileTable::from_spark(
+                    format,
+                    &create.options,
+                    schema,
+                    create.location.clone(),
+                    create.partition_by.clone(),
+                );
+                match table {
+                    // Spark makes a table without a path in its own warehouse.
+                    Err(_) if !create.as_view && !names_a_path(&create) => {
+                        self.create_managed(place, create, format).await
+                    }
+                    table => self.register_files(place, table?, &create, tag).await,
+                }
+            }
+            (format, _) => {
+                let format = format.as_deref().map_or(Ok(Format::Parquet), str::parse)?;
+                self.create_managed(place, create, format).await
+            }
+        }
+    }
+
+    /// `CREATE EXTERNAL TABLE`, in DataFusion's dialect.
+    pub(crate) async fn create_external_table(
+        &self,
+        create: CreateExternalTable,
+    ) -> Result<QueryStream> {
+        if create.unbounded {
+            return Err(Error::unsupported("an UNBOUNDED table", ""));
+        }
+        let place = self.place(Some(&create.name), create.temporary)?;
+        if !create.or_replace && self.exists(&place)? {
+            return already_there(&place, create.if_not_exists, "CREATE EXTERNAL TABLE");
+        }
+        let or_replace = create.or_replace;
+        let state = self.inner.context.state();
+        let statement = PlanStatement::CreateExternalTable(create);
+        let planned = self.inner.plan(&state, statement, self.scope()).await?;
+        let LogicalPlan::Ddl(DdlStatement::CreateExternalTable(command)) = planned.plan else {
+            return Err(Error::Internal {
+                message: "CREATE EXTERNAL TABLE was planned as something else".to_owned(),
+                source: None,
+            });
+        };
+        let table = FileTable::from_external(&command)?;
+        let create = CreateTable { or_replace, ..CreateTable::default() };
+        self.register_files(place, table, &create, "CREATE EXTERNAL TABLE").await
+    }
+
+    /// Opens the files once, so that what is wrong with them is said now, and keeps what was found.
+    async fn register_files(
+        &self,
+        place: Place,
+        mut table: FileTable,
+        create: &CreateTable,
+        tag: &str,
+    ) -> Result<QueryStream> {
+        let state = self.inner.context.state();
+        let provider = files::open(&state, &table).await?;
+        files::keep_inferred(&mut table, provider.as_ref());
+        let definition = Definition::Files { table, managed: false };
+        let entry = TableEntry::new(definition, create.comment.clone());
+        let _ = entry.opened.set(provider);
+        self.add(place, entry, create.or_replace)?;
+        Ok(command_done(tag))
+    }
+
+    /// A table whose files skep keeps: empty, or filled by a query.
+    async fn create_managed(
+        &self,
+        place: Place,
+        create: CreateTable,
+        format: Format,
+    ) -> Result<QueryStream> {
+        let state = self.inner.context.state();
+        let plan = match &create.query {
+            Some(query) => {
+                let scope = self.scope();
+                let planned = self.inner.plan_query(&state, query.clone(), scope).await?;
+                Some(self.cast_to_columns(&state, named_columns(planned, &[])?, &create.columns)?)
+            }
+            None => None,
+        };
+        let schema: SchemaRef = match &plan {
+            Some(plan) => Arc::new(plan.schema().as_arrow().clone()),
+            None => self.declared_schema(create.columns.clone())?.ok_or_else(|| Error::Plan {
+                message: "a new table needs columns".to_owned(),
+                position: None,
+                hint: Some("CREATE TABLE t (a INT, b TEXT), or CREATE TABLE t AS query".to_owned()),
+            })?,
+        };
+        // Parquet has no place for some of Arrow's types; Arrow's own files have.
+        let format = match create.format {
+            None if schema.fields().iter().any(|field| !fits_parquet(field.data_type())) => {
+                Format::Arrow
+            }
+            _ => format,
+        };
+        let home = self.new_home(&place)?;
+        let table = managed_table(home.path(), format, &create, &schema)?;
+        let mut row_count = None;
+        if let Some(plan) = plan {
+            let target = FileTarget {
+                location: table.locations[0].clone(),
+                format,
+                options: table.options.clone(),
+                partition_by: create.partition_by.clone(),
+                mode: WriteMode::Append,
+                single_file: Some(false),
+                schema: None,
+            };
+            let executor = self.inner.engine.executor.as_ref();
+            row_count = Some(files::write(&state, executor, plan, &target).await?);
+        }
+        let mut entry = TableEntry::new(Definition::Files { table, managed: true }, create.comment);
+        match &place {
+            Place::Temporary { .. } => entry = entry.with_directory(home.into_temporary()?),
+            Place::Persistent { .. } => home.keep(),
+        }
+        self.add(place, entry, create.or_replace)?;
+        Ok(match row_count {
+            Some(row_count) => QueryStream::done(StatementKind::Write { row_count }),
+            None => command_done("CREATE TABLE"),
+        })
+    }
+
+    /// `CREATE VIEW ... AS`.
+    pub(crate) async fn create_view(&self, create: CreateView) -> Result<QueryStream> {
+        let place = self.place(Some(&create.name), create.temporary)?;
+        if !create.or_replace && self.exists(&place)? {
+            return already_there(&place, create.if_not_exists, "CREATE VIEW");
+        }
+        let state = self.inner.context.state();
+        let view =
+            ViewText { query: create.text, columns: create.columns, schema: self.scope().schema };
+        let definition = match &place {
+            Place::Temporary { .. } => {
+                let scope = self.scope();
+                let planned = self.inner.plan_query(&state, create.query, scope).await?;
+                let plan = named_columns(planned, &view.columns)?;
+                let provider = Arc::new(ViewTable::new(plan, Some(view.query.clone())));
+                Definition::Provider { provider, text: Some(view.query) }
+            }
+            Place::Persistent { .. } => {
+                self.refuse_temporaries(&create.query)?;
+                // Planned to see that it can be; each use plans it anew.
+                self.inner.plan_view(&state, &view, 0).await?;
+                Definition::View(view)
+            }
+        };
+        self.add(place, TableEntry::new(definition, create.comment), create.or_replace)?;
+        Ok(command_done("CREATE VIEW"))
+    }
+
+    /// A kept view must not hang on what ends with the session.
+    fn refuse_temporaries(&self, query: &datafusion::sql::sqlparser::ast::Query) -> Result<()> {
+        let statement = PlanStatement::Statement(Box::new(
+            datafusion::sql::sqlparser::ast::Statement::Query(Box::new(query.clone())),
+        ));
+        let (references, _) = datafusion::sql::resolve::resolve_table_references(&statement, true)?;
+        for reference in references {
+            let is_bare = reference.schema().is_none() || reference.schema() == Some(TEMP);
+            if is_bare && self.inner.catalog.temporary(reference.table()).is_some() {
+                return Err(Error::Plan {
+                    message: format!(
+                        "a kept view cannot use the temporary table \"{}\"",
+                        reference.table()
+                    ),
+                    position: None,
+                    hint: Some("CREATE TEMPORARY VIEW can".to_owned()),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// `CREATE SCHEMA`.
+    pub(crate) fn create_schema(
+        &self,
+        name: &ObjectName,
+        if_not_exists: bool,
+    ) -> Result<QueryStream> {
+        let name = schema_name(name)?;
+        let is_new = self.inner.catalog.persistent().add_schema(&name)?;
+        if !is_new && !if_not_exists {
+            return Err(Error::AlreadyExists { kind: "schema", name });
+        }
+        Ok(command_done("CREATE SCHEMA"))
+    }
+
+    /// `DROP TABLE | VIEW | SCHEMA`.
+    pub(crate) fn drop(&self, drop: &Drop) -> Result<QueryStream> {
+        for name in &drop.names {
+            match drop.kind {
+                DropKind::Schema => self.drop_schema(name, drop)?,
+                DropKind::Table | DropKind::View => self.drop_table(name, drop)?,
+            }
+        }
+        Ok(command_done(match drop.kind {
+            DropKind::Table => "DROP TABLE",
+            DropKind::View => "DROP VIEW",
+            DropKind::Schema => "DROP SCHEMA",
+        }))
+    }
+
+    fn drop_table(&self, name: &ObjectName, drop: &Drop) -> Result<()> {
+        let reference = table_reference(name)?;
+        let scope = self.scope();
+        let found = self.inner.find(&reference, &scope)?;
+        let kind = if drop.kind == DropKind::View { "view" } else { "table" };
+        let Some(entry) = found else {
+            if drop.if_exists {
+                return Ok(());
+            }
+            let known = self.inner.catalog.table_names(&scope.schema);
+            let known = known.iter().map(String::as_str);
+            return Err(Error::not_found(kind, reference.to_string(), known));
+        };
+        // Spark drops a temporary view over files with either word.
+        let is_temporary = self.is_temporary(&reference);
+        if entry.is_view() != (drop.kind == DropKind::View) && !is_temporary {
+            let is = if entry.is_view() { "view" } else { "table" };
+            return Err(Error::Plan {
+                message: format!("\"{reference}\" is a {is}, not a {kind}"),
+                position: None,
+                hint: Some(format!("DROP {} {reference}", is.to_uppercase())),
+            });
+        }
+        if is_temporary {
+            self.inner.catalog.remove_temporary(reference.table());
+            return Ok(());
+        }
+        let schema = reference.schema().unwrap_or(&scope.schema);
+        let removed = self.inner.catalog.persistent().remove_table(schema, reference.table())?;
+        removed.map_or(Ok(()), |entry| remove_files(&entry))
+    }
+
+    fn is_temporary(&self, reference: &TableReference) -> bool {
+        matches!(reference.schema(), None | Some(TEMP))
+            && self.inner.catalog.temporary(reference.table()).is_some()
+    }
+
+    fn drop_schema(&self, name: &ObjectName, drop: &Drop) -> Result<()> {
+        let name = schema_name(name)?;
+        let catalog = self.inner.catalog.persistent();
+        match catalog.remove_schema(&name, drop.cascade)? {
+            Some(tables) => tables.values().try_for_each(|entry| remove_files(entry)),
+            None if drop.if_exists => Ok(()),
+            None => {
+                let known = self.inner.catalog.schemas();
+                Err(Error::not_found("schema", name, known.iter().map(String::as_str)))
+            }
+        }
+    }
+
+    fn place(&self, name: Option<&ObjectName>, temporary: bool) -> Result<Place> {
+        let Some(name) = name else {
+            return Err(Error::Internal {
+                message: "a table without a name".to_owned(),
+                source: None,
+            });
+        };
+        let reference = table_reference(name)?;
+        if reference.catalog().is_some_and(|catalog| catalog != CATALOG) {
+            let catalog = reference.catalog().unwrap_or_default();
+            return Err(Error::not_found("catalog", catalog, [CATALOG]));
+        }
+        let name = reference.table().to_owned();
+        match reference.schema() {
+            None if temporary => Ok(Place::Temporary { name }),
+            Some(TEMP) => Ok(Place::Temporary { name }),
+            Some(schema) if temporary => Err(Error::plan(format!(
+                "a temporary table has no schema, but \"{schema}\" is given"
+            ))),
+            Some(schema) => Ok(Place::Persistent { schema: schema.to_owned(), name }),
+            None => Ok(Place::Persistent { schema: self.scope().schema, name }),
+        }
+    }
+
+    fn exists(&self, place: &Place) -> Result<bool> {
+        let catalog = &self.inner.catalog;
+        Ok(match place {
+            Place::Temporary { name } => catalog.temporary(name).is_some(),
+            Place::Persistent { schema, name } => {
+                let snapshot = catalog.persistent().snapshot()?;
+                if !snapshot.schemas.contains_key(schema) {
+                    let known = snapshot.schemas.keys().map(String::as_str);
+                    return Err(Error::not_found("schema", schema, known));
+                }
+                snapshot.table(schema, name).is_some()
+            }
+        })
+    }
+
+    fn add(&self, place: Place, entry: TableEntry, or_replace: bool) -> Result<()> {
+        let entry = Arc::new(entry);
+        match place {
+            Place::Temporary { name } => self.inner.catalog.add_temporary(&name, entry, or_replace),
+            Place::Persistent { schema, name } => {
+                let catalog = self.inner.catalog.persistent();
+                let replaced = catalog.add_table(&schema, &name, entry, or_replace)?;
+                replaced.map_or(Ok(()), |entry| remove_files(&entry))
+            }
+        }
+    }
+
+    fn declared_schema(&self, columns: Vec<ColumnDef>) -> Result<Option<SchemaRef>> {
+        if columns.is_empty() {
+            return Ok(None);
+        }
+        let state = self.inner.context.state();
+        let planner = Planner::new(&state, std::collections::HashMap::new(), Vec::new());
+        Ok(Some(Arc::new(planner.schema_of_columns(columns)?)))
+    }
+
+    fn cast_to_columns(
+        &self,
+        _state: &SessionState,
+        plan: LogicalPlan,
+        columns: &[ColumnDef],
+    ) -> Result<LogicalPlan> {
+        let Some(schema) = self.declared_schema(columns.to_vec())? else {
+            return Ok(plan);
+        };
+        let given = plan.schema().columns();
+        if given.len() != schema.fields().len() {
+            return Err(Error::plan(format!(
+                "{} columns for a query of {}",
+                schema.fields().len(),
+                given.len()
+            )));
+        }
+        let casts = given.into_iter().zip(schema.fields()).map(|(column, field)| {
+            cast(col(column), field.data_type().clone()).alias(field.name())
+        });
+        Ok(LogicalPlanBuilder::from(plan).project(casts)?.build()?)
+    }
+
+    fn new_home(&self, place: &Place) -> Result<Home> {
+        let parent = match place {
+            Place::Temporary { .. } => self.inner.engine.temporary_dir.clone(),
+            Place::Persistent { schema, .. } => self.inner.catalog.persistent().warehouse(schema),
+        };
+        let prefix = match place {
+            Place::Temporary { .. } => "skep-temp-".to_owned(),
+            Place::Persistent { name, .. } => format!("{}-", file_name(name)),
+        };
+        let failed =
+            |source| Error::Io { action: "create a directory in", path: parent.clone(), source };
+        fs::create_dir_all(&parent).map_err(failed)?;
+        let directory =
+            tempfile::Builder::new().prefix(&prefix).tempdir_in(&parent).map_err(failed)?;
+        Ok(Home { directory })
+    }
+
+    /// The scope in which a statement of this session looks names up.
+    pub(crate) fn find_table(
+        &self,
+        name: &ObjectName,
+    ) -> Result<(TableReference, Arc<TableEntry>)> {
+        let reference = table_reference(name)?;
+        let scope: Scope = self.scope();
+        match self.inner.find(&reference, &scope)? {
+            Some(entry) => Ok((reference, entry)),
+            None => {
+                let known = self.inner.catalog.table_names(&scope.schema);
+                let known = known.iter().map(String::as_str);
+                Err(Error::not_found("table", reference.to_string(), known)
+                    .at(crate::sql::place::place(name)))
+            }
+        }
+    }
+}
+
+/// A new table's directory; it goes again unless it is kept.
+struct Home {
+    directory: TempDir,
+}
+
+impl Home {
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn keep(self) {
+        let _: PathBuf = self.directory.keep();
+    }
+
+    fn into_temporary(self) -> Result<TempDir> {
+        Ok(self.directory)
+    }
+}
+
+fn managed_table(
+    home: &Path,
+    format: Format,
+    create: &CreateTable,
+    schema: &Schema,
+) -> Result<FileTable> {
+    let mut fields = Vec::new();
+    let mut partition_columns = Vec::new();
+    for field in schema.fields() {
+        match create.partition_by.contains(field.name()) {
+            true => partition_columns.push((field.name().clone(), field.data_type().clone())),
+            false => fields.push(Arc::clone(field)),
+        }
+    }
+    for name in &create.partition_by {
+        if !partition_columns.iter().any(|(known, _)| known == name) {
+            let known = schema.fields().iter().map(|field| field.name().as_str());
+            return Err(Error::not_found("column", name, known));
+        }
+    }
+    partition_columns
+        .sort_by_key(|(name, _)| create.partition_by.iter().position(|given| given == name));
+    let mut table = FileTable::from_spark(
+        format,
+        &create.options,
+        Some(Arc::new(Schema::new(fields))),
+        Some(format!("{}/", home.display())),
+        create.partition_by.clone(),
+    )?;
+    table.partition_columns = partition_columns;
+    Ok(table)
+}
+
+/// Arrow types that the Parquet writer takes.
+fn fits_parquet(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Interval(_)
+        | DataType::Duration(_)
+        | DataType::Union(..)
+        | DataType::RunEndEncoded(..)
+        | DataType::Null
+        | DataType::ListView(_)
+        | DataType::LargeListView(_) => false,
+        DataType::Struct(fields) => {
+            !fields.is_empty() && fields.iter().all(|field| fits_parquet(field.data_type()))
+        }
+        DataType::List(field)
+        | DataType::LargeList(field)
+        | DataType::FixedSizeList(field, _)
+        | DataType::Map(field, _) => fits_parquet(field.data_type()),
+        _ => true,
+    }
+}
+
+fn names_a_path(create: &CreateTable) -> bool {
+    create.location.is_some()
+        || create.options.iter().any(|(key, _)| key.eq_ignore_ascii_case("path"))
+}
+
+fn already_there(place: &Place, is_fine: bool, tag: &str) -> Result<QueryStream> {
+    if is_fine {
+        return Ok(command_done(tag));
+    }
+    let (Place::Temporary { name } | Place::Persistent { name, .. }) = place;
+    Err(Error::AlreadyExists { kind: "table", name: name.clone() })
+}
+
+/// Removes the rows of a table that skep kept, once no catalog names it.
+fn remove_files(entry: &TableEntry) -> Result<()> {
+    let Definition::Files { table, managed: true } = &entry.definition else {
+        return Ok(());
+    };
+    for location in &table.locations {
+        let path = PathBuf::from(location.strip_prefix("file://").unwrap_or(location));
+        match fs::remove_dir_all(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(source) => return Err(Error::Io { action: "remove", path, source }),
+        }
+    }
+    Ok(())
+}
+
+/// A table's name as part of a directory's, for people who look there.
+fn file_name(name: &str) -> String {
+    name.chars()
+        .map(|character| if character.is_ascii_alphanumeric() { character } else { '_' })
+        .take(40)
+        .collect()
+}
+
+pub(crate) fn schema_name(name: &ObjectName) -> Result<String> {
+    let parts = parts(name)?;
+    match parts.as_slice() {
+        [schema] => Ok(schema.clone()),
+        [catalog, schema] if catalog == CATALOG => Ok(schema.clone()),
+        [catalog, _] => Err(Error::not_found("catalog", catalog, [CATALOG])),
+        _ => Err(Error::plan(format!("\"{name}\" is no name of a schema"))),
+    }
+}
+
+/// Reads a name of up to three parts; unquoted ones in lower case.
+pub(crate) fn table_reference(name: &ObjectName) -> Result<TableReference> {
+    let parts = parts(name)?;
+    Ok(match parts.as_slice() {
+        [table] => TableReference::bare(table.as_str()),
+        [schema, table] => TableReference::partial(schema.as_str(), table.as_str()),
+        [catalog, schema, table] => {
+            TableReference::full(catalog.as_str(), schema.as_str(), table.as_str())
+        }
+        _ => return Err(Error::plan(format!("the name {name} has too many parts"))),
+    })
+}
+
+fn parts(name: &ObjectName) -> Result<Vec<String>> {
+    name.0
+        .iter()
+        .map(|part| match part {
+            ObjectNamePart::Identifier(ident) => {
+                Ok(normalize(ident.quote_style, ident.value.clone()))
+            }
+            ObjectNamePart::Function(_) => {
+                Err(Error::plan(format!("\"{name}\" is no name of a table")))
+            }
+        })
+        .collect()
+}
