@@ -55,6 +55,26 @@ fn enter_goes_on_until_the_statement_ends() {
 }
 
 #[test]
+fn statements_without_rows_say_what_they_did() {
+    let home = home();
+    let mut terminal = prompt(&home);
+    terminal.send("CREATE TABLE bees (name varchar);\r");
+    terminal.wait_for("\nCREATE TABLE · 0.");
+    terminal.wait_for("\nskep> ");
+    terminal.send("INSERT INTO bees VALUES ('Maja'), ('Willi');\r");
+    terminal.wait_for("\n2 rows written · 0.");
+    terminal.wait_for("\nskep> ");
+    terminal.send(".tables b%\r");
+    terminal.wait_for("│ bees ");
+    terminal.wait_for("\nskep> ");
+    terminal.send("\\d bees\r");
+    terminal.wait_for("│ name ");
+    terminal.wait_for("\nskep> ");
+    terminal.send("\x04");
+    assert_eq!(terminal.finish().0, Some(0));
+}
+
+#[test]
 fn an_interrupt_cancels_the_statement_and_keeps_the_prompt() {
     let home = home();
     let mut terminal = prompt(&home);
