@@ -320,6 +320,9 @@ pub(crate) fn write_message(message: &str) {
 
 /// Says how many rows and columns there are, and how many of them were shown.
 fn summary(row_count: u64, column_count: usize, shown: Shown) -> String {
+    if shown.is_text {
+        return "EXPLAIN".to_owned();
+    }
     let hidden_rows = shown.hidden_rows as u64;
     let mut rows = counted(row_count, "row");
     if hidden_rows > 0 {
@@ -367,7 +370,8 @@ mod tests {
     #[test]
     fn summaries_say_what_is_not_seen() {
         assert_eq!(summary(0, 1, Shown::default()), "0 rows · 1 column");
-        let shown = Shown { hidden_rows: 1_234_527, hidden_columns: 4 };
+        assert_eq!(summary(2, 2, Shown { is_text: true, ..Shown::default() }), "EXPLAIN");
+        let shown = Shown { hidden_rows: 1_234_527, hidden_columns: 4, is_text: false };
         assert_eq!(
             summary(1_234_567, 12, shown),
             "1,234,567 rows (40 shown) · 12 columns (8 shown)"

@@ -52,12 +52,10 @@ impl FromStr for Size {
                 "unknown unit \"{unit}\": use B, KB, MB, GB, TB, KiB ... TiB or %"
             ));
         };
-        #[expect(clippy::cast_precision_loss, reason = "units are powers that fit exactly")]
         let bytes = number * *factor as f64;
         if !(1.0..=9e18).contains(&bytes) {
             return Err("must be at least one byte, and less than 9 exabytes".to_owned());
         }
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in range")]
         Ok(Self::Bytes(bytes as u64))
     }
 }
@@ -74,12 +72,6 @@ impl Size {
                 let total = machine_memory().ok_or(
                     "cannot tell how much memory this machine has: give a number of bytes instead",
                 )?;
-                #[expect(
-                    clippy::cast_possible_truncation,
-                    clippy::cast_precision_loss,
-                    clippy::cast_sign_loss,
-                    reason = "a share of a number of bytes that a machine can have"
-                )]
                 Ok((total as f64 * percent / 100.0) as u64)
             }
         }

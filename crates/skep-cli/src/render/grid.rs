@@ -195,7 +195,7 @@ impl GridRenderer {
             self.write_row(&layout, row, out)?;
         }
         self.write_rule(&layout, Rule::Bottom, out)?;
-        Ok(Shown { hidden_rows: ends.hidden, hidden_columns: layout.hidden })
+        Ok(Shown { hidden_rows: ends.hidden, hidden_columns: layout.hidden, ..Shown::default() })
     }
 }
 

@@ -105,6 +105,8 @@ pub(crate) struct Shown {
     pub(crate) hidden_rows: usize,
     /// Columns that were left out, of all.
     pub(crate) hidden_columns: usize,
+    /// Whether it was written as text, whose rows and columns nobody counts.
+    pub(crate) is_text: bool,
 }
 
 /// Writes one result.

@@ -49,6 +49,6 @@ impl Renderer for PlanRenderer {
     }
 
     fn finish(self: Box<Self>, _out: &mut dyn Write) -> io::Result<Shown> {
-        Ok(Shown::default())
+        Ok(Shown { is_text: true, ..Shown::default() })
     }
 }

@@ -1,5 +1,7 @@
 //! Tests of the binary as a user meets it: its streams, its exit status, its terminal.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod batch;
 mod errors;
 mod formats;

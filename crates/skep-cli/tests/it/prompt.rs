@@ -11,7 +11,7 @@ use crate::terminal::Terminal;
 fn prompt(home: &TempDir) -> Terminal {
     let mut terminal = Terminal::start(skep(&[]), home.path(), 80);
     terminal.wait_for("type .help for commands.");
-    terminal.wait_for("skep> ");
+    terminal.wait_for("\nskep> ");
     terminal
 }
 
@@ -27,11 +27,14 @@ fn a_first_conversation() {
     let result = terminal.wait_for("1 row · 1 column · 0.");
     assert!(result.contains("│ answer │\r\n│ bigint │\r\n"), "{result}");
     assert!(result.contains("│     42 │\r\n"), "{result}");
-    terminal.wait_for("skep> ");
+    terminal.wait_for("\nskep> ");
     terminal.send(".timer off\r");
-    terminal.wait_for("skep> ");
-    terminal.send(".mode csv\rSELECT 'a' || 'b' AS x;\r");
-    terminal.wait_for("x\r\nab\r\n1 row · 1 column\r\n");
+    terminal.wait_for("\nskep> ");
+    terminal.send(".mode csv\r");
+    terminal.wait_for("\nskep> ");
+    terminal.send("SELECT 'a' || 'b' AS x;\r");
+    terminal.wait_for("x\r\nab\r\n1 row · 1 column");
+    terminal.wait_for("\nskep> ");
     terminal.send("quit\r");
     assert_eq!(terminal.finish().0, Some(0));
 }
@@ -46,7 +49,27 @@ fn enter_goes_on_until_the_statement_ends() {
     terminal.wait_for(" ...> ");
     terminal.send(";\r");
     terminal.wait_for("│     42 │");
-    terminal.wait_for("skep> ");
+    terminal.wait_for("\nskep> ");
+    terminal.send("\x04");
+    assert_eq!(terminal.finish().0, Some(0));
+}
+
+#[test]
+fn statements_without_rows_say_what_they_did() {
+    let home = home();
+    let mut terminal = prompt(&home);
+    terminal.send("CREATE TABLE bees (name varchar);\r");
+    terminal.wait_for("\nCREATE TABLE · 0.");
+    terminal.wait_for("\nskep> ");
+    terminal.send("INSERT INTO bees VALUES ('Maja'), ('Willi');\r");
+    terminal.wait_for("\n2 rows written · 0.");
+    terminal.wait_for("\nskep> ");
+    terminal.send(".tables b%\r");
+    terminal.wait_for("│ bees ");
+    terminal.wait_for("\nskep> ");
+    terminal.send("\\d bees\r");
+    terminal.wait_for("│ name ");
+    terminal.wait_for("\nskep> ");
     terminal.send("\x04");
     assert_eq!(terminal.finish().0, Some(0));
 }
@@ -60,10 +83,10 @@ fn an_interrupt_cancels_the_statement_and_keeps_the_prompt() {
     terminal.wait_for("1 row");
     terminal.interrupt();
     terminal.wait_for("cancelled after ");
-    terminal.wait_for("skep> ");
+    terminal.wait_for("\nskep> ");
     terminal.send("SELECT 6 * 7 AS n;\r");
     terminal.wait_for("│     42 │");
-    terminal.wait_for("skep> ");
+    terminal.wait_for("\nskep> ");
     terminal.send("\x04");
     assert_eq!(terminal.finish().0, Some(0));
 }
@@ -75,11 +98,11 @@ fn ctrl_c_at_the_prompt_clears_the_line() {
     terminal.send("SELECT nonsense");
     terminal.wait_for("nonsense");
     terminal.send("\x03");
-    terminal.wait_for("skep> ");
+    terminal.wait_for("\nskep> ");
     terminal.send("SELECT 6 * 7 AS n;\r");
     let shown = terminal.wait_for("│     42 │");
     assert!(!shown.contains("error"), "{shown}");
-    terminal.wait_for("skep> ");
+    terminal.wait_for("\nskep> ");
     terminal.send("\x04");
     assert_eq!(terminal.finish().0, Some(0));
 }
@@ -91,13 +114,13 @@ fn errors_keep_the_prompt() {
     terminal.send("SELECT 1 +;\r");
     terminal.wait_for("error: ");
     terminal.wait_for("--> prompt:1:");
-    terminal.wait_for("skep> ");
+    terminal.wait_for("\nskep> ");
     terminal.send(".tabels\r");
     terminal.wait_for("did you mean .tables?");
-    terminal.wait_for("skep> ");
+    terminal.wait_for("\nskep> ");
     terminal.send(".read /nowhere.sql\r");
     terminal.wait_for("error: cannot read /nowhere.sql");
-    terminal.wait_for("skep> ");
+    terminal.wait_for("\nskep> ");
     terminal.send("\x04");
     assert_eq!(terminal.finish().0, Some(0));
 }
@@ -108,10 +131,10 @@ fn statements_are_remembered_for_the_user_alone() {
     let mut terminal = prompt(&home);
     terminal.send("SELECT 6 * 7 AS n;\r");
     terminal.wait_for("│     42 │");
-    terminal.wait_for("skep> ");
+    terminal.wait_for("\nskep> ");
     terminal.send(" SELECT 'se' || 'cret' AS s;\r");
     terminal.wait_for("│ secret");
-    terminal.wait_for("skep> ");
+    terminal.wait_for("\nskep> ");
     terminal.send("\x04");
     assert_eq!(terminal.finish().0, Some(0));
     let file = home.path().join(".local/state/skep/history.txt");
@@ -123,7 +146,7 @@ fn statements_are_remembered_for_the_user_alone() {
     terminal.wait_for("SELECT 6 * 7 AS n;");
     terminal.send("\r");
     terminal.wait_for("│     42 │");
-    terminal.wait_for("skep> ");
+    terminal.wait_for("\nskep> ");
     terminal.send("\x04");
     assert_eq!(terminal.finish().0, Some(0));
 }

@@ -204,7 +204,8 @@ async fn csv_error(
         }
     }
     if let Some(value) = BadValue::parse(&message) {
-        let number = value.record;
+        // Arrow counts from zero, the header included.
+        let number = value.record + 1;
         let place = find_record(context, &found, &rules, dialect, |n, _| n == number).await;
         let line = match place {
             Ok(Some((line, _))) => line,

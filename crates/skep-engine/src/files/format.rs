@@ -106,7 +106,7 @@ pub(crate) struct NamedContent {
 impl NamedContent {
     /// Reads `x.csv`, `x.csv.gz`, `x.gz`; the last part of a path is enough.
     pub(crate) fn of(file_name: &str) -> Self {
-        let name = file_name.rsplit('/').next().unwrap_or_default();
+        let name = file_name.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
         let mut extensions = name.rsplit('.').filter(|part| !part.is_empty());
         let last = extensions.next().unwrap_or_default();
         let (compression, extension) = match compression_of_extension(last) {

@@ -143,21 +143,17 @@ async fn below(
     for meta in metas {
         let Some(segments) = relative(&location.base, &meta.location) else { continue };
         let Some((name, directories)) = segments.split_last() else { continue };
+        if is_hidden(name) || directories.iter().any(|directory| is_hidden(directory)) {
+            continue;
+        }
         match &location.pattern {
-            Some(pattern) => {
-                if !pattern.matches(&segments) || is_hidden(name) {
-                    continue;
-                }
+            Some(pattern) if !pattern.matches(&segments) => continue,
+            Some(_) => {}
+            None if !rules.recursive && directories.iter().any(|part| !part.contains('=')) => {
+                nested += 1;
+                continue;
             }
-            None => {
-                if is_hidden(name) || directories.iter().any(|directory| is_hidden(directory)) {
-                    continue;
-                }
-                if !rules.recursive && directories.iter().any(|part| !part.contains('=')) {
-                    nested += 1;
-                    continue;
-                }
-            }
+            None => {}
         }
         if rules.name_pattern.as_ref().is_some_and(|pattern| !name_matches(pattern, name)) {
             continue;

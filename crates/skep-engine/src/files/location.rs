@@ -104,11 +104,6 @@ impl Location {
     pub(crate) fn is_http(&self) -> bool {
         self.store.as_str().starts_with("http")
     }
-
-    /// Returns how a file of this location's store is called in messages.
-    pub(crate) fn display(&self, path: &Path) -> String {
-        display(&self.store, path)
-    }
 }
 
 /// Returns how a file of a store is called in messages: a plain path if it is local.

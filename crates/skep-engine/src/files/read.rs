@@ -43,16 +43,6 @@ pub(crate) async fn range(
         .map_err(|error| store_error(&file.path(), error))
 }
 
-/// Reads a whole file as it lies in its store.
-///
-/// # Errors
-/// The store's error, naming the file.
-pub(crate) async fn whole(runtime: &RuntimeEnv, file: &FoundFile) -> Result<Bytes> {
-    let store = store_of(runtime, &file.store)?;
-    let failed = |error| store_error(&file.path(), error);
-    store.get(&file.meta.location).await.map_err(failed)?.bytes().await.map_err(failed)
-}
-
 /// Returns the decompressed bytes of a file as they come.
 ///
 /// # Errors

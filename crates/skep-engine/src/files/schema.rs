@@ -357,7 +357,7 @@ fn readable(
         let reader = csv::ReaderBuilder::new(Arc::new(Schema::new(fields)))
             .with_format(format.clone())
             .with_projection(vec![column])
-            .with_bounds(0, max_rows)
+            .with_bounds(0, max_rows.min(text.len()))
             .build(Cursor::new(text))?;
         for batch in reader {
             match batch {

@@ -24,7 +24,7 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::buffer::NullBuffer;
 use datafusion::arrow::datatypes::{
-    ArrowNativeType, DECIMAL32_MAX_PRECISION, DECIMAL64_MAX_PRECISION, DECIMAL128_MAX_PRECISION,
+    DECIMAL32_MAX_PRECISION, DECIMAL64_MAX_PRECISION, DECIMAL128_MAX_PRECISION,
     DECIMAL256_MAX_PRECISION, DataType, Decimal32Type, Decimal64Type, Decimal128Type,
     Decimal256Type, DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType,
     DurationSecondType, FieldRef, Int64Type, TimeUnit, UInt64Type, i256,
@@ -138,7 +138,7 @@ impl AggregateUDFImpl for CheckedSum {
             ($t:ty) => {
                 Ok(Box::new(GroupedSums::<$t> {
                     sums: Vec::new(),
-                    seen: Vec::new(),
+                    seen: None,
                     data_type: data_type.clone(),
                 }))
             };
@@ -230,7 +230,8 @@ fn out_of_range(data_type: &DataType) -> DataFusionError {
 
 /// The largest magnitude that a decimal of this precision has is 10^precision - 1; more is an
 /// error although the bits would hold it.
-fn validate<T: ArrowNumericType>(array: &PrimitiveArray<T>, data_type: &DataType) -> Result<()> {
+fn validate<T: ArrowNumericType>(sums: &PrimitiveArray<T>, data_type: &DataType) -> Result<()> {
+    let array: &dyn Array = sums;
     let valid = match data_type {
         DataType::Decimal32(precision, _) => {
             array.as_primitive::<Decimal32Type>().validate_decimal_precision(*precision)
@@ -249,21 +250,18 @@ fn validate<T: ArrowNumericType>(array: &PrimitiveArray<T>, data_type: &DataType
     valid.map_err(|_source| out_of_range(data_type))
 }
 
-fn add_all<T: ArrowNumericType>(
+fn add_all<T: ArrowNumericType<Native: Wide>>(
     start: T::Native,
     values: &PrimitiveArray<T>,
     data_type: &DataType,
 ) -> Result<T::Native> {
-    let add = |sum: T::Native, slice: &[T::Native]| {
-        slice.iter().try_fold(sum, |sum, value| sum.add_checked(*value))
-    };
     let total = match values.nulls() {
         Some(nulls) if nulls.null_count() > 0 => nulls
             .valid_slices()
-            .try_fold(start, |sum, (from, to)| add(sum, &values.values()[from..to])),
-        _ => add(start, values.values()),
+            .try_fold(start, |sum, (from, to)| sum.add_all(&values.values()[from..to])),
+        _ => start.add_all(values.values()),
     };
-    total.map_err(|_source| out_of_range(data_type))
+    total.ok_or_else(|| out_of_range(data_type))
 }
 
 /// One running sum.
@@ -278,7 +276,7 @@ impl<T: ArrowNumericType> fmt::Debug for PlainSum<T> {
     }
 }
 
-impl<T: ArrowNumericType> Accumulator for PlainSum<T> {
+impl<T: ArrowNumericType<Native: Wide>> Accumulator for PlainSum<T> {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
         let values = values[0].as_primitive::<T>();
         if values.null_count() < values.len() {
@@ -351,28 +349,21 @@ impl Accumulator for DistinctSum {
 /// One running sum a group.
 struct GroupedSums<T: ArrowNumericType> {
     sums: Vec<T::Native>,
-    /// Whether the group has had a value.
-    seen: Vec<bool>,
+    /// Whether each group has had a value; `None` while every row had one, so every group has.
+    seen: Option<Vec<bool>>,
     data_type: DataType,
 }
 
-impl<T: ArrowNumericType> GroupedSums<T> {
-    fn add(&mut self, group: usize, value: T::Native) -> Result<()> {
-        let sum = &mut self.sums[group];
-        *sum = sum.add_checked(value).map_err(|_source| out_of_range(&self.data_type))?;
-        self.seen[group] = true;
-        Ok(())
-    }
-
+impl<T: ArrowNumericType<Native: Wide>> GroupedSums<T> {
     fn emit(&mut self, emit_to: EmitTo) -> PrimitiveArray<T> {
         let sums = emit_to.take_needed(&mut self.sums);
-        let nulls = NullBuffer::from(emit_to.take_needed(&mut self.seen));
-        let nulls = (nulls.null_count() > 0).then_some(nulls);
+        let nulls = self.seen.as_mut().map(|seen| NullBuffer::from(emit_to.take_needed(seen)));
+        let nulls = nulls.filter(|nulls| nulls.null_count() > 0);
         PrimitiveArray::<T>::new(sums.into(), nulls).with_data_type(self.data_type.clone())
     }
 }
 
-impl<T: ArrowNumericType> GroupsAccumulator for GroupedSums<T> {
+impl<T: ArrowNumericType<Native: Wide>> GroupsAccumulator for GroupedSums<T> {
     fn update_batch(
         &mut self,
         values: &[ArrayRef],
@@ -381,19 +372,36 @@ impl<T: ArrowNumericType> GroupsAccumulator for GroupedSums<T> {
         group_count: usize,
     ) -> Result<()> {
         let values = values[0].as_primitive::<T>();
+        let known = self.sums.len();
         self.sums.resize(group_count, T::Native::ZERO);
-        self.seen.resize(group_count, false);
+        // Overflow is looked for once a batch, so that the loop has no way out.
+        let mut overflow = false;
+        let sums = &mut self.sums;
+        let mut add = |group: usize, value: T::Native| {
+            let (sum, past) = sums[group].overflowing_sum(value);
+            sums[group] = sum;
+            overflow |= past;
+        };
         if values.null_count() == 0 && filter.is_none() {
-            let mut rows = groups.iter().zip(values.values());
-            return rows.try_for_each(|(group, value)| self.add(*group, *value));
-        }
-        for (row, group) in groups.iter().enumerate() {
-            let chosen = filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row));
-            if chosen && values.is_valid(row) {
-                self.add(*group, values.value(row))?;
+            for (group, value) in groups.iter().zip(values.values()) {
+                add(*group, *value);
+            }
+            if let Some(seen) = &mut self.seen {
+                seen.resize(group_count, false);
+                groups.iter().for_each(|group| seen[*group] = true);
+            }
+        } else {
+            let seen = self.seen.get_or_insert_with(|| vec![true; known]);
+            seen.resize(group_count, false);
+            for (row, group) in groups.iter().enumerate() {
+                let chosen = filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row));
+                if chosen && values.is_valid(row) {
+                    add(*group, values.value(row));
+                    seen[*group] = true;
+                }
             }
         }
-        Ok(())
+        if overflow { Err(out_of_range(&self.data_type)) } else { Ok(()) }
     }
 
     fn merge_batch(
@@ -430,12 +438,9 @@ impl<T: ArrowNumericType> GroupsAccumulator for GroupedSums<T> {
         Ok(vec![Arc::new(states.with_data_type(self.data_type.clone()))])
     }
 
-    fn supports_convert_to_state(&self) -> bool {
-        true
-    }
-
     fn size(&self) -> usize {
-        self.sums.capacity() * size_of::<T::Native>() + self.seen.capacity()
+        let seen = self.seen.as_ref().map_or(0, Vec::capacity);
+        self.sums.capacity() * size_of::<T::Native>() + seen
     }
 }
 
@@ -449,17 +454,26 @@ struct SlidingSum<T: ArrowNumericType> {
     /// How often each value is in the frame, if it counts but once.
     counts: Option<HashMap<i256, u64>>,
     data_type: DataType,
-    sum_type: PhantomData<T>,
+    sum_type: PhantomData<fn() -> T>,
 }
 
-/// A number as it is in a wider type, and back if it fits.
-trait Wide: ArrowNativeType + Hash + Eq {
+/// A number that sums are made of.
+trait Wide: ArrowNativeTypeOp + Hash + Eq {
+    /// The number in a type that no sum fills.
     fn widen(self) -> i256;
+
+    /// The number back in its own type, if it fits.
     fn narrow(wide: i256) -> Option<Self>;
+
+    /// The sum modulo the type's range, and whether that is not the sum.
+    fn overflowing_sum(self, other: Self) -> (Self, bool);
+
+    /// The sum with all the values, if it fits.
+    fn add_all(self, values: &[Self]) -> Option<Self>;
 }
 
 macro_rules! wide {
-    ($($t:ty),*) => {$(
+    ($t:ty, $add_all:expr) => {
         impl Wide for $t {
             fn widen(self) -> i256 {
                 i256::from_i128(i128::from(self))
@@ -468,10 +482,45 @@ macro_rules! wide {
             fn narrow(wide: i256) -> Option<Self> {
                 wide.to_i128().and_then(|wide| wide.try_into().ok())
             }
+
+            #[inline]
+            fn overflowing_sum(self, other: Self) -> (Self, bool) {
+                self.overflowing_add(other)
+            }
+
+            fn add_all(self, values: &[Self]) -> Option<Self> {
+                $add_all(self, values)
+            }
         }
-    )*};
+    };
 }
-wide!(i32, i64, u64, i128);
+wide!(i32, |start: i32, values: &[i32]| values
+    .iter()
+    .try_fold(start, |sum, v| sum.checked_add(*v)));
+wide!(i128, |start: i128, values: &[i128]| {
+    values.iter().try_fold(start, |sum, v| sum.checked_add(*v))
+});
+wide!(u64, |start: u64, values: &[u64]| {
+    u64::try_from(u128::from(start) + exact_sum(values.iter().copied())).ok()
+});
+wide!(i64, |start: i64, values: &[i64]| {
+    // Shifted by 2^63 each number is at least zero.
+    let shifted = exact_sum(values.iter().map(|value| value.cast_unsigned() ^ (1 << 63)));
+    let shift = (values.len() as i128) << 63;
+    i64::try_from(i128::from(start) + shifted.cast_signed() - shift).ok()
+});
+
+/// The sum without overflow: upper and lower halves are added apart, which the compiler turns into
+/// vector instructions where a check of each addition would stand in their way.
+/// A batch has fewer than 2^32 values, so the halves fit.
+fn exact_sum(values: impl Iterator<Item = u64>) -> u128 {
+    let (mut upper, mut lower) = (0_u64, 0_u64);
+    for value in values {
+        upper += value >> 32;
+        lower += value & 0xFFFF_FFFF;
+    }
+    (u128::from(upper) << 32) + u128::from(lower)
+}
 
 impl Wide for i256 {
     fn widen(self) -> i256 {
@@ -480,6 +529,17 @@ impl Wide for i256 {
 
     fn narrow(wide: i256) -> Option<Self> {
         Some(wide)
+    }
+
+    fn overflowing_sum(self, other: Self) -> (Self, bool) {
+        match self.checked_add(other) {
+            Some(sum) => (sum, false),
+            None => (self.wrapping_add(other), true),
+        }
+    }
+
+    fn add_all(self, values: &[Self]) -> Option<Self> {
+        values.iter().try_fold(self, |sum, value| sum.checked_add(*value))
     }
 }
 

@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, AsArray, BooleanArray, StringArrayType};
 use datafusion::arrow::datatypes::DataType;
-use datafusion::common::{Result, ScalarValue, exec_err, internal_err};
+use datafusion::common::{Result, ScalarValue, exec_err, internal_err, plan_err};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{
-    ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, TypeSignature, Volatility,
+    ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
 };
 use parking_lot::Mutex;
 use regex::{Regex, RegexBuilder};
@@ -37,9 +37,8 @@ pub(super) struct SimilarTo {
 
 impl Default for SimilarTo {
     fn default() -> Self {
-        let arguments = vec![TypeSignature::String(2), TypeSignature::String(3)];
         Self {
-            signature: Signature::one_of(arguments, Volatility::Immutable),
+            signature: Signature::user_defined(Volatility::Immutable),
             compiled: Mutex::default(),
         }
     }
@@ -71,6 +70,13 @@ impl ScalarUDFImpl for SimilarTo {
 
     fn return_type(&self, _arg_types: &[DataType]) -> Result<DataType> {
         Ok(DataType::Boolean)
+    }
+
+    fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
+        if !(2..=3).contains(&arg_types.len()) {
+            return plan_err!("similar_to takes a text, a pattern and maybe an escape character");
+        }
+        arg_types.iter().map(text_type).collect()
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
@@ -134,6 +140,15 @@ impl SimilarTo {
             matched.push(last.as_ref().map(|(_, _, regex)| regex.is_match(text)));
         }
         Ok(BooleanArray::from(matched))
+    }
+}
+
+fn text_type(data_type: &DataType) -> Result<DataType> {
+    match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Ok(data_type.clone()),
+        DataType::Null => Ok(DataType::Utf8),
+        DataType::Dictionary(_, values) => text_type(values),
+        other => plan_err!("SIMILAR TO takes text, not {other}"),
     }
 }
 

@@ -10,8 +10,6 @@
 //! A plan that crosses the wire carries the operations by name: whoever decodes it must have
 //! registered [`checked_functions`](crate::functions) and `sum`.
 
-use std::sync::Arc;
-
 use datafusion::arrow::datatypes::{
     DECIMAL32_MAX_PRECISION, DECIMAL64_MAX_PRECISION, DECIMAL128_MAX_PRECISION,
     DECIMAL256_MAX_PRECISION, DataType,

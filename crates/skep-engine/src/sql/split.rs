@@ -98,6 +98,10 @@ enum State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Word {
     None,
+    /// A number, which ends where a letter starts something else.
+    Number,
+    /// A number and an `E`, which is its exponent only if digits follow.
+    Exponent,
     /// Exactly `E`: a quote after it starts a literal with backslash escapes.
     Escape,
     /// Exactly `N`: may become `NQ`.
@@ -111,9 +115,13 @@ impl Word {
     fn then(self, c: char) -> Self {
         let in_word = c.is_alphanumeric() || matches!(c, '_' | '@' | '#' | '$');
         match (self, c) {
+            (Self::None | Self::Number | Self::Exponent, '0'..='9') | (Self::Number, '.') => {
+                Self::Number
+            }
+            (Self::Number, 'e' | 'E') => Self::Exponent,
             (Self::None, 'e' | 'E') => Self::Escape,
-            (Self::None, 'n' | 'N') => Self::National,
-            (Self::None | Self::National, 'q' | 'Q') => Self::Delimiter,
+            (Self::None | Self::Number, 'n' | 'N') => Self::National,
+            (Self::None | Self::Number | Self::National, 'q' | 'Q') => Self::Delimiter,
             _ if in_word => Self::Other,
             _ => Self::None,
         }
@@ -257,10 +265,10 @@ impl ScriptSplitter {
             c => {
                 self.keep(c);
                 match (c, word) {
-                    ('\'', Word::Escape) => State::Escaped { protect: false },
+                    ('\'', Word::Escape | Word::Exponent) => State::Escaped { protect: false },
                     ('\'', Word::Delimiter) => State::DelimiterOpening,
                     ('\'' | '"' | '`', _) => State::Quoted(c),
-                    ('$', Word::None) => State::DollarTag(String::new()),
+                    ('$', Word::None | Word::Number) => State::DollarTag(String::new()),
                     _ => State::Code(word.then(c)),
                 }
             }
@@ -353,6 +361,8 @@ fn read_dollar_quoted(closing: Vec<char>, matched: usize, c: char) -> State {
 
 #[cfg(test)]
 mod tests {
+    use datafusion::sql::sqlparser::dialect::GenericDialect;
+    use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
     use proptest::prelude::*;
 
     use super::*;
@@ -395,6 +405,7 @@ mod tests {
             "SELECT 'back\\' || ';'",
             "SELECT Q'[don't; stop]'",
             "SELECT nq'!don't; stop!'",
+            "SELECT 1e'\\';', 2Q'[']' , 1e5';'",
             "SELECT $$a;b$$",
             "SELECT $tag$a; $$ $ta$ $tag;$tag$",
             "SELECT $a$$a$",
@@ -488,6 +499,13 @@ mod tests {
         prop::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat())
     }
 
+    /// The words and signs of a text that the parser's lexer accepts.
+    fn tokens(text: &str) -> Option<Vec<Token>> {
+        let mut tokens = Tokenizer::new(&GenericDialect {}, text).tokenize().ok()?;
+        tokens.retain(|token| !matches!(token, Token::Whitespace(_)));
+        Some(tokens)
+    }
+
     fn byte_offset(script: &str, position: Position) -> usize {
         let before = position.line as usize - 1;
         let line_start: usize = script.split_inclusive('\n').take(before).map(str::len).sum();
@@ -531,6 +549,23 @@ mod tests {
                 prop_assert_eq!(&script[start..end], statement.text);
             }
             prop_assert_eq!(split(&script[end..]), vec![]);
+        }
+
+        /// Where the parser's own lexer understands the script, it sees the same statements.
+        #[test]
+        fn the_lexer_agrees(script in script()) {
+            if let Some(all) = tokens(&script) {
+                let by_lexer: Vec<Vec<Token>> = all
+                    .split(|token| *token == Token::SemiColon)
+                    .filter(|tokens| !tokens.is_empty())
+                    .map(<[Token]>::to_vec)
+                    .collect();
+                let by_us: Vec<Vec<Token>> = split(&script)
+                    .iter()
+                    .filter_map(|statement| tokens(&statement.text))
+                    .collect();
+                prop_assert_eq!(by_us, by_lexer);
+            }
         }
 
         /// A statement that was cut out is one statement.

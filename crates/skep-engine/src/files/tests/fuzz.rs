@@ -73,7 +73,7 @@ async fn survive_bytes(place: &Place, name: &str, bytes: &[u8], cases: u64) {
 
 const TYPED: &str = "SELECT value AS i, value || 'text' AS s, value % 3 = 0 AS b, \
                      CASE WHEN value % 5 > 0 THEN value * 1.5 END AS f, [value, value + 1] AS l, \
-                     arrow_cast('k' || value % 4, 'Dictionary(Int32, Utf8)') AS k \
+                     arrow_cast('k' || (value % 4), 'Dictionary(Int32, Utf8)') AS k \
                      FROM generate_series(1, 200)";
 
 #[tokio::test]

@@ -103,7 +103,7 @@ async fn a_failing_query_leaves_nothing() {
     let query = "SELECT 10 / (50000 - value) AS a FROM generate_series(1, 60000)";
     for name in ["x.csv", "x.parquet", "x.json.gz", "x.arrow", "d.csv/"] {
         let error = place.copy(query, name, &[]).await.unwrap_err();
-        assert!(error.to_string().to_lowercase().contains("divide by zero"), "{error}");
+        assert!(error.to_string().to_lowercase().contains("by zero"), "{error}");
     }
     assert_eq!(place.names(""), Vec::<String>::new());
 }
@@ -141,7 +141,9 @@ async fn where_nothing_can_be_written() {
     assert!(error.to_string().contains("does not tell the format"), "{error}");
     let error = place.copy(ROWS, "x.avro", &[]).await.unwrap_err();
     assert_eq!(error.to_string(), "writing avro files is not supported");
-    let error = place.copy("SELECT 1 AS a, 2 AS a", "x.parquet", &[]).await;
+    let error = place
+        .copy("SELECT x.a, y.a FROM (SELECT 1 AS a) x, (SELECT 2 AS a) y", "x.parquet", &[])
+        .await;
     assert!(error.is_err_and(|e| e.to_string().contains("two columns")));
 }
 

@@ -2,21 +2,26 @@
 
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{Column, DFSchema, NullEquality};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema, ExprSchema, NullEquality};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::{AggregateFunction, Exists};
 use datafusion::logical_expr::logical_plan::{
-    Aggregate, Distinct, Filter, Join, LogicalPlan, Projection, Sort, Subquery, Window,
+    Aggregate, Distinct, Filter, Join, LogicalPlan, Projection, Sort, Subquery, Union, Values,
+    Window,
 };
 use datafusion::logical_expr::utils::split_conjunction_owned;
 use datafusion::logical_expr::{
-    Expr, JoinConstraint, JoinType, Operator, SortExpr, binary_expr, lit,
+    Expr, ExprSchemable, JoinConstraint, JoinType, LogicalPlanBuilder, Operator, SortExpr,
+    binary_expr, lit, when,
 };
 
 use super::eligibility::{self, Place};
 use super::predicates;
-use super::unnest::{Domain, Names, Unnested, named_as, outer_references, refuse};
+use super::stability;
+use super::unnest::{
+    Domain, Names, Unnested, named_as, outer_references, refuse, value_for_nothing,
+};
 use crate::functions::single_value;
 
 /// One rewrite of one plan.
@@ -30,7 +35,9 @@ pub(in crate::optimizer) struct Unnesting {
 impl Unnesting {
     /// Unnests the subqueries of `plan` that DataFusion would leave, from the innermost out.
     pub(in crate::optimizer) fn rewrite(&mut self, plan: LogicalPlan) -> Result<LogicalPlan> {
-        Ok(self.rewrite_tree(plan)?.data)
+        let plan = self.rewrite_tree(plan)?.data;
+        refuse_leftovers(&plan)?;
+        Ok(plan)
     }
 
     fn rewrite_tree(&mut self, plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
@@ -66,6 +73,8 @@ impl Unnesting {
             LogicalPlan::Window(window) => self.window(window)?,
             LogicalPlan::Sort(sort) => self.sort(sort)?,
             LogicalPlan::Join(join) => self.join_condition(join)?,
+            LogicalPlan::Values(values) => Some(self.values(values)?),
+            LogicalPlan::Limit(_) => return Err(refuse("a subquery in LIMIT or OFFSET")),
             _ => None,
         };
         Ok(match rewritten {
@@ -115,8 +124,9 @@ impl Unnesting {
         restore(plan, &window.schema).map(Some)
     }
 
+    /// A subquery in `ORDER BY` may refer to columns that the select list above does not keep.
     fn sort(&mut self, sort: &Sort) -> Result<Option<LogicalPlan>> {
-        let mut input = sort.input.as_ref().clone();
+        let mut input = widened(sort)?;
         let mut changed = false;
         let mut exprs: Vec<SortExpr> = Vec::with_capacity(sort.expr.len());
         for by in &sort.expr {
@@ -130,6 +140,27 @@ impl Unnesting {
         let plan =
             LogicalPlan::Sort(Sort { expr: exprs, input: Arc::new(input), fetch: sort.fetch });
         restore(plan, sort.input.schema()).map(Some)
+    }
+
+    /// `VALUES` as a union of one-row selects, which can hold subqueries.
+    fn values(&mut self, values: &Values) -> Result<LogicalPlan> {
+        let mut inputs = Vec::with_capacity(values.values.len());
+        for row in &values.values {
+            let nothing = LogicalPlanBuilder::empty(true).build()?;
+            let mut exprs = Vec::with_capacity(row.len());
+            for (expr, (qualifier, field)) in row.iter().zip(values.schema.iter()) {
+                let expr = expr.clone().unalias().cast_to(field.data_type(), nothing.schema())?;
+                exprs.push(expr.alias_qualified(qualifier.cloned(), field.name()));
+            }
+            let row = Projection::try_new(exprs, Arc::new(nothing))?;
+            let row = self.projection(&row)?.unwrap_or(LogicalPlan::Projection(row));
+            inputs.push(Arc::new(row));
+        }
+        if inputs.len() == 1 {
+            return Ok(inputs.pop().map_or_else(LogicalPlan::default, Arc::unwrap_or_clone));
+        }
+        let schema = Arc::clone(&values.schema);
+        Ok(LogicalPlan::Union(Union { inputs, schema }))
     }
 
     /// A subquery in a join's condition: a filter above an inner join; a column of the one side
@@ -223,6 +254,32 @@ impl Unnesting {
         let value = Expr::Column(Column::from(subquery.schema().qualified_field(0)));
         let name = self.names.next("scalar");
         let outer = self.resolved(input.schema(), subquery);
+        if stability::instability(input, &outer).is_some()
+            && !outer.is_empty()
+            && let Some(column) = self.scalar_of_numbered(input, subquery, &name)?
+        {
+            return Ok(column);
+        }
+        if !outer.is_empty()
+            && let Some(default) = value_for_nothing(subquery)?
+        {
+            let matched = self.names.next("matched");
+            let mut domain = Domain::new(outer.clone(), input, &mut self.names)?;
+            let unnested = domain.unnest_unfilled(subquery)?;
+            let columns = unnested.domain.iter().cloned().map(Expr::Column);
+            let values = [value.alias(name.as_str()), lit(true).alias(matched.as_str())];
+            let exprs = columns.chain(values).collect();
+            let plan = Projection::try_new(exprs, Arc::new(unnested.plan))?;
+            let plan = LogicalPlan::Projection(plan);
+            let default = seen_from(input.schema(), default)?;
+            join_back(input, Unnested { plan, domain: unnested.domain }, &outer)?;
+            let found = Expr::Column(Column::new_unqualified(name));
+            if matches!(&default, Expr::Literal(value, _) if value.is_null()) {
+                return Ok(found);
+            }
+            let missing = Expr::Column(Column::new_unqualified(matched)).is_null();
+            return when(missing, default).otherwise(found);
+        }
         let unnested = self.over_domain(input, subquery, &outer)?;
         let domain = unnested.domain.iter().cloned().map(Expr::Column);
         let plan = if at_most_one_row(subquery) {
@@ -243,6 +300,30 @@ impl Unnesting {
         };
         join_back(input, Unnested { plan, domain: unnested.domain }, &outer)?;
         Ok(Expr::Column(Column::new_unqualified(name)))
+    }
+
+    /// Computes a scalar subquery beside outer rows that must not be evaluated twice.
+    fn scalar_of_numbered(
+        &mut self,
+        input: &mut LogicalPlan,
+        subquery: &LogicalPlan,
+        name: &str,
+    ) -> Result<Option<Expr>> {
+        let schema = Arc::clone(input.schema());
+        let mut rows = Domain { outer: schema.columns(), source: input, names: &mut self.names };
+        let Some(unnested) = rows.numbered(subquery)? else {
+            return Ok(None);
+        };
+        let mut exprs = Vec::with_capacity(schema.fields().len() + 1);
+        for ((qualifier, field), column) in schema.iter().zip(&unnested.domain) {
+            let column = Expr::Column(column.clone());
+            exprs.push(column.alias_qualified(qualifier.cloned(), field.name()));
+        }
+        let value = Expr::Column(Column::from(subquery.schema().qualified_field(0)));
+        exprs.push(value.alias(name));
+        let plan = Projection::try_new(exprs, Arc::new(unnested.plan))?;
+        *input = LogicalPlan::Projection(plan);
+        Ok(Some(Expr::Column(Column::new_unqualified(name))))
     }
 
     /// Joins a mark to the rows of `input` for which the subquery gives a row.
@@ -278,6 +359,37 @@ impl Unnesting {
         }
         Domain::new(outer.to_vec(), input, &mut self.names)?.unnest(subquery)
     }
+}
+
+/// The input of a sort with the columns that its subqueries refer to.
+fn widened(sort: &Sort) -> Result<LogicalPlan> {
+    let LogicalPlan::Projection(projection) = sort.input.as_ref() else {
+        return Ok(sort.input.as_ref().clone());
+    };
+    let mut exprs = projection.expr.clone();
+    for by in &sort.expr {
+        for column in dependencies(&by.expr)? {
+            let hidden = !sort.input.schema().has_column(&column)
+                && projection.input.schema().has_column(&column);
+            let column = Expr::Column(column);
+            if hidden && !exprs.contains(&column) {
+                exprs.push(column);
+            }
+        }
+    }
+    let input = Arc::clone(&projection.input);
+    Ok(LogicalPlan::Projection(Projection::try_new(exprs, input)?))
+}
+
+/// Replaces outer columns that `schema` has by plain ones.
+fn seen_from(schema: &DFSchema, expr: Expr) -> Result<Expr> {
+    expr.transform(|expr| match expr {
+        Expr::OuterReferenceColumn(_, column) if schema.has_column(&column) => {
+            Ok(Transformed::yes(Expr::Column(column)))
+        }
+        other => Ok(Transformed::no(other)),
+    })
+    .data()
 }
 
 /// Replaces `input` by its join with a plan that has at most one row for each of its rows.
@@ -349,7 +461,7 @@ pub(super) fn holds_subquery(plan: &LogicalPlan) -> bool {
     let mut found = false;
     let visited = plan.apply_expressions(|expr| {
         found |= has_subquery(expr);
-        Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
+        Ok(TreeNodeRecursion::Continue)
     });
     debug_assert!(visited.is_ok(), "the closure above returns no error");
     found
@@ -378,7 +490,7 @@ fn dependencies(expr: &Expr) -> Result<Vec<Column>> {
             needs.extend(outer_references(&subquery.subquery));
             needs.extend(expr.column_refs().into_iter().cloned());
         }
-        Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
+        Ok(TreeNodeRecursion::Continue)
     })?;
     Ok(needs)
 }
@@ -399,4 +511,36 @@ fn at_most_one_row(plan: &LogicalPlan) -> bool {
         }
         _ => false,
     }
+}
+
+/// An outer column that nothing resolved is one that no row at hand has.
+fn refuse_leftovers(plan: &LogicalPlan) -> Result<()> {
+    plan.apply(|node| {
+        if matches!(node, LogicalPlan::Subquery(_)) {
+            return Ok(TreeNodeRecursion::Jump);
+        }
+        node.apply_expressions(|expr| {
+            expr.apply(|expr| match expr {
+                Expr::OuterReferenceColumn(_, column) => {
+                    Err(refuse(format!("the outer column {column} in a subquery in this place")))
+                }
+                expr => match subquery_of(expr) {
+                    Some(subquery) => match unresolved(&subquery.subquery, node).first() {
+                        Some(column) => Err(refuse(format!(
+                            "the outer column {column} in a subquery in this place"
+                        ))),
+                        None => Ok(TreeNodeRecursion::Continue),
+                    },
+                    None => Ok(TreeNodeRecursion::Continue),
+                },
+            })
+        })
+    })?;
+    Ok(())
+}
+
+fn unresolved(subquery: &LogicalPlan, node: &LogicalPlan) -> Vec<Column> {
+    let mut columns = outer_references(subquery);
+    columns.retain(|column| !node.inputs().iter().any(|input| input.schema().has_column(column)));
+    columns
 }

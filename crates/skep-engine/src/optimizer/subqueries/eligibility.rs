@@ -99,12 +99,26 @@ fn predicates(
 fn is_joinable_scalar(plan: &LogicalPlan, schema: &DFSchema, place: Place) -> Result<bool> {
     let outer = outer_references(plan);
     if outer.is_empty() {
-        return Ok(true);
+        // DataFusion takes the value of no rows for as little nullable as the column.
+        return Ok(plan.schema().field(0).is_nullable() || is_one_row(plan));
     }
     if place == Place::Elsewhere || !outer.iter().all(|column| schema.has_column(column)) {
         return Ok(false);
     }
     is_joinable_aggregate(plan)
+}
+
+/// Tells whether a plan always has exactly one row.
+fn is_one_row(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Projection(projection) => is_one_row(&projection.input),
+        LogicalPlan::SubqueryAlias(alias) => is_one_row(&alias.input),
+        LogicalPlan::Sort(sort) => is_one_row(&sort.input),
+        LogicalPlan::Aggregate(aggregate) => aggregate.group_expr.is_empty(),
+        LogicalPlan::EmptyRelation(empty) => empty.produce_one_row,
+        LogicalPlan::Values(values) => values.values.len() == 1,
+        _ => false,
+    }
 }
 
 /// The right side of a lateral join that is plain, or one aggregate over equalities.

@@ -44,7 +44,7 @@ fn lateral_side(plan: &LogicalPlan) -> Option<LogicalPlan> {
         LogicalPlan::Subquery(Subquery { subquery, .. }) => Some(subquery.as_ref().clone()),
         LogicalPlan::SubqueryAlias(alias) => {
             let input = lateral_side(&alias.input)?;
-            let alias = SubqueryAlias { input: Arc::new(input), ..alias.clone() };
+            let alias = SubqueryAlias::try_new(Arc::new(input), alias.alias.clone()).ok()?;
             Some(LogicalPlan::SubqueryAlias(alias))
         }
         _ => None,

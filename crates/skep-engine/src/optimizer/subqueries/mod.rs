@@ -17,7 +17,8 @@
 //!
 //! The domain evaluates the outer input a second time.
 //! Where that may differ from the first time (`random()`, `LIMIT`, sums of floats as outer values)
-//! the join back would lose rows without a word, so such a query is refused ([`stability`]).
+//! the join back would lose rows without a word ([`stability`]).
+//! There the outer rows are numbered instead ([`numbered`]), or the query is refused.
 //!
 //! Source: Neumann and Kemper, "Unnesting Arbitrary Queries", BTW 2015.
 //!
@@ -26,6 +27,7 @@
 mod attach;
 mod eligibility;
 mod lateral;
+mod numbered;
 mod predicates;
 mod stability;
 mod unnest;
@@ -33,7 +35,7 @@ mod unnest;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::TreeNode;
 use datafusion::error::Result;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{LogicalPlan, WriteOp};
 use datafusion::optimizer::AnalyzerRule;
 
 pub(super) use attach::Unnesting;
@@ -47,6 +49,14 @@ impl AnalyzerRule for UnnestSubqueries {
         let has_subquery = plan.exists(|node| Ok(attach::holds_subquery(node)))?;
         if !has_subquery {
             return Ok(plan);
+        }
+        // DataFusion takes the condition of a change from its filters, and would not see a join.
+        let changes = plan.exists(|node| {
+            let changes = |op: &WriteOp| matches!(op, WriteOp::Update | WriteOp::Delete);
+            Ok(matches!(node, LogicalPlan::Dml(dml) if changes(&dml.op)))
+        })?;
+        if changes {
+            return Err(unnest::refuse("a subquery in UPDATE or DELETE"));
         }
         Unnesting::default().rewrite(plan)
     }

@@ -22,9 +22,9 @@ use crate::error::Error;
 
 /// The distinct outer values that a subquery refers to.
 pub(super) struct Domain<'a> {
-    outer: Vec<Column>,
-    source: &'a LogicalPlan,
-    names: &'a mut Names,
+    pub(super) outer: Vec<Column>,
+    pub(super) source: &'a LogicalPlan,
+    pub(super) names: &'a mut Names,
 }
 
 /// Numbers for the columns that a rewrite adds to a plan; no two of them are alike.
@@ -69,11 +69,24 @@ impl<'a> Domain<'a> {
             return Ok(Unnested { plan, domain: values.domain });
         }
         match plan {
-            LogicalPlan::Projection(projection) => self.projection(projection),
+            LogicalPlan::Projection(projection) => {
+                let input = self.unnest(&projection.input)?;
+                self.projection(projection, input)
+            }
             LogicalPlan::Filter(filter) => self.filter(filter),
-            LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate),
+            LogicalPlan::Aggregate(aggregate) => {
+                let grouped = self.aggregate(aggregate)?;
+                if aggregate.group_expr.is_empty() {
+                    self.fill_empty_groups(aggregate, grouped)
+                } else {
+                    Ok(grouped)
+                }
+            }
             LogicalPlan::Join(join) => self.join(join),
-            LogicalPlan::SubqueryAlias(alias) => self.alias(alias),
+            LogicalPlan::SubqueryAlias(alias) => {
+                let input = self.unnest(&alias.input)?;
+                self.alias(alias, input)
+            }
             LogicalPlan::Window(window) => self.window(window),
             LogicalPlan::Sort(sort) => self.sort(sort),
             LogicalPlan::Limit(limit) => self.limit(limit),
@@ -131,7 +144,7 @@ impl<'a> Domain<'a> {
     }
 
     /// Replaces the outer columns in an expression of a node by the domain's.
-    fn substitute(&self, expr: &Expr, domain: &[Column]) -> Result<Expr> {
+    pub(super) fn substitute(&self, expr: &Expr, domain: &[Column]) -> Result<Expr> {
         expr.clone()
             .transform(|expr| {
                 if let Expr::OuterReferenceColumn(_, column) = &expr
@@ -156,8 +169,27 @@ impl<'a> Domain<'a> {
         exprs.iter().map(|sort| Ok(sort.with_expr(self.substitute(&sort.expr, domain)?))).collect()
     }
 
-    fn projection(&mut self, projection: &Projection) -> Result<Unnested> {
-        let input = self.unnest(&projection.input)?;
+    /// Rewrites a plan that ends in a scalar aggregate, but for the groups that are empty.
+    pub(super) fn unnest_unfilled(&mut self, plan: &LogicalPlan) -> Result<Unnested> {
+        match plan {
+            LogicalPlan::Projection(projection) => {
+                let input = self.unnest_unfilled(&projection.input)?;
+                self.projection(projection, input)
+            }
+            LogicalPlan::SubqueryAlias(alias) => {
+                let input = self.unnest_unfilled(&alias.input)?;
+                self.alias(alias, input)
+            }
+            LogicalPlan::Aggregate(aggregate) if self.reaches(plan) => self.aggregate(aggregate),
+            plan => self.unnest(plan),
+        }
+    }
+
+    pub(super) fn projection(
+        &mut self,
+        projection: &Projection,
+        input: Unnested,
+    ) -> Result<Unnested> {
         let mut exprs = self.outputs(&projection.expr, &input.domain)?;
         exprs.extend(input.domain.iter().cloned().map(Expr::Column));
         let plan = LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(input.plan))?);
@@ -181,12 +213,7 @@ impl<'a> Domain<'a> {
         let aggregates = self.outputs(&aggregate.aggr_expr, &input.domain)?;
         let plan =
             LogicalPlan::Aggregate(Aggregate::try_new(Arc::new(input.plan), groups, aggregates)?);
-        let grouped = Unnested { plan, domain: input.domain };
-        if aggregate.group_expr.is_empty() {
-            self.fill_empty_groups(aggregate, grouped)
-        } else {
-            Ok(grouped)
-        }
+        Ok(Unnested { plan, domain: input.domain })
     }
 
     /// A scalar aggregate gives a row over no rows too: adds it for the domain rows that have none.
@@ -343,8 +370,8 @@ impl<'a> Domain<'a> {
         Ok(outputs)
     }
 
-    fn alias(&mut self, alias: &SubqueryAlias) -> Result<Unnested> {
-        let input = self.unnest_exactly(&alias.input)?;
+    pub(super) fn alias(&mut self, alias: &SubqueryAlias, input: Unnested) -> Result<Unnested> {
+        let input = exactly(alias.input.schema(), input)?;
         let domain = input
             .domain
             .iter()
@@ -386,15 +413,16 @@ impl<'a> Domain<'a> {
         // Rows are numbered below the projections, where the order is still to be seen.
         let below = |input: &Arc<LogicalPlan>| {
             let (skip, fetch) = (limit.skip.clone(), limit.fetch.clone());
-            Arc::new(LogicalPlan::Limit(Limit { skip, fetch, input: Arc::clone(input) }))
+            LogicalPlan::Limit(Limit { skip, fetch, input: Arc::clone(input) })
         };
         match limit.input.as_ref() {
             LogicalPlan::Projection(projection) => {
-                let input = below(&projection.input);
-                self.projection(&Projection::try_new(projection.expr.clone(), input)?)
+                let input = self.unnest(&below(&projection.input))?;
+                self.projection(projection, input)
             }
             LogicalPlan::SubqueryAlias(alias) => {
-                self.alias(&SubqueryAlias::try_new(below(&alias.input), alias.alias.clone())?)
+                let input = self.unnest(&below(&alias.input))?;
+                self.alias(alias, input)
             }
             input => {
                 let (SkipType::Literal(skip), FetchType::Literal(fetch)) =
@@ -535,6 +563,45 @@ fn value_over_nothing(
         Expr::Alias(alias) => value_over_nothing(&alias.expr, data_type),
         Expr::AggregateFunction(function) => function.func.default_value(data_type),
         other => Err(refuse(format!("a correlated subquery with the aggregate {other} inside"))),
+    }
+}
+
+/// The value of a scalar aggregate subquery for outer rows that it finds nothing for, in terms of
+/// the outer columns; `None` if the plan is something else.
+pub(super) fn value_for_nothing(plan: &LogicalPlan) -> Result<Option<Expr>> {
+    Ok(values_for_nothing(plan)?.and_then(|values| values.into_iter().next()))
+}
+
+fn values_for_nothing(plan: &LogicalPlan) -> Result<Option<Vec<Expr>>> {
+    match plan {
+        LogicalPlan::Projection(projection) => {
+            let Some(below) = values_for_nothing(&projection.input)? else {
+                return Ok(None);
+            };
+            let columns = projection.input.schema().columns();
+            let in_terms_of_outer = |expr: &Expr| {
+                let replaced = expr.clone().unalias().transform(|expr| {
+                    let idx = match &expr {
+                        Expr::Column(column) => columns.iter().position(|below| below == column),
+                        _ => None,
+                    };
+                    Ok(match idx {
+                        Some(idx) => Transformed::yes(below[idx].clone()),
+                        None => Transformed::no(expr),
+                    })
+                });
+                replaced.data()
+            };
+            projection.expr.iter().map(in_terms_of_outer).collect::<Result<_>>().map(Some)
+        }
+        LogicalPlan::SubqueryAlias(alias) => values_for_nothing(&alias.input),
+        LogicalPlan::Aggregate(aggregate) if aggregate.group_expr.is_empty() => {
+            let values = aggregate.aggr_expr.iter().zip(aggregate.schema.fields());
+            let values =
+                values.map(|(expr, field)| Ok(lit(value_over_nothing(expr, field.data_type())?)));
+            values.collect::<Result<_>>().map(Some)
+        }
+        _ => Ok(None),
     }
 }
 

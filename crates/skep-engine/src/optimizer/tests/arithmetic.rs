@@ -26,7 +26,9 @@ async fn operations_past_their_range_are_errors() {
         format!("SELECT a FROM (VALUES ({MAX}), (1)) AS v(a) WHERE a * 2 > 5"),
         format!("SELECT count(*) FROM (VALUES ({MAX}), (1)) AS v(a) GROUP BY a + 1"),
         format!("SELECT sum(a * 2) FROM (VALUES ({MAX}), (1)) AS v(a)"),
-        format!("SELECT DECIMAL_A + 1::DECIMAL(38, 0) FROM (SELECT {DIGITS}::DECIMAL(38, 0) AS decimal_a) AS v"),
+        format!(
+            "SELECT DECIMAL_A + 1::DECIMAL(38, 0) FROM (SELECT {DIGITS}::DECIMAL(38, 0) AS decimal_a) AS v"
+        ),
         format!("SELECT -{DIGITS}::DECIMAL(38, 0) - 1::DECIMAL(38, 0)"),
         format!("SELECT {DIGITS}::DECIMAL(38, 0) * 2::DECIMAL(38, 0)"),
     ] {
@@ -47,7 +49,12 @@ async fn operations_past_their_range_are_errors() {
         for sql in [
             format!("SELECT {} + {}", value(max), value("1")),
             format!("SELECT a * a FROM (SELECT {} AS a) AS v", value(max)),
-            format!("SELECT a - {} - a - {} FROM (SELECT {} AS a) AS v", value(max), value("2"), value("0")),
+            format!(
+                "SELECT a - {} - a - {} FROM (SELECT {} AS a) AS v",
+                value(max),
+                value("2"),
+                value("0")
+            ),
         ] {
             let error = error(&context, &sql).await;
             assert!(error.contains("out of range"), "{sql}\n{error}");
@@ -109,9 +116,8 @@ async fn what_cannot_overflow_is_left_to_datafusion() {
 async fn sums_past_their_range_are_errors() {
     let context = context();
     let big = format!("(VALUES ({MAX}), (1), (1)) AS v(a)");
-    let decimals = format!(
-        "(SELECT {DIGITS}::DECIMAL(38, 0) AS a UNION ALL SELECT 1::DECIMAL(38, 0)) AS v"
-    );
+    let decimals =
+        format!("(SELECT {DIGITS}::DECIMAL(38, 0) AS a UNION ALL SELECT 1::DECIMAL(38, 0)) AS v");
     for sql in [
         format!("SELECT sum(a) FROM {big}"),
         format!("SELECT sum(DISTINCT a) FROM {big}"),
@@ -120,14 +126,20 @@ async fn sums_past_their_range_are_errors() {
         format!("SELECT sum(a) FILTER (WHERE a > 0) FROM {big}"),
         format!("SELECT sum(a) OVER () FROM {big}"),
         format!("SELECT sum(a) OVER (ORDER BY a) FROM {big}"),
-        format!("SELECT sum(a) OVER (ORDER BY a ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM {big}"),
-        format!("SELECT sum(DISTINCT a) OVER (ORDER BY a ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM {big}"),
+        format!(
+            "SELECT sum(a) OVER (ORDER BY a ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM {big}"
+        ),
+        format!(
+            "SELECT sum(DISTINCT a) OVER (ORDER BY a ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM {big}"
+        ),
         format!("SELECT sum(arrow_cast(a, 'UInt64') * arrow_cast(2, 'UInt64')) FROM {big}"),
         format!("SELECT sum(a + 1), sum(a + 2) FROM (VALUES ({MAX}), (5)) AS v(a)"),
         format!("SELECT sum(a) FROM {decimals}"),
         format!("SELECT sum(DISTINCT a) FROM {decimals}"),
         format!("SELECT 1 AS k, sum(a) FROM {decimals} GROUP BY k"),
-        format!("SELECT sum(a) OVER (ORDER BY a ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM {decimals}"),
+        format!(
+            "SELECT sum(a) OVER (ORDER BY a ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM {decimals}"
+        ),
     ] {
         let error = error(&context, &sql).await;
         assert!(error.contains("out of"), "{sql}\n{error}");
@@ -161,12 +173,14 @@ async fn sums_within_their_range_are_right() {
             &["4", "4", "9", "5", "NULL"],
         ),
         (
-            "SELECT sum(a + 1), sum(a + 2) FROM (VALUES (9223372036854775800), (2)) AS v(a)".to_owned(),
+            "SELECT sum(a + 1), sum(a + 2) FROM (VALUES (9223372036854775800), (2)) AS v(a)"
+                .to_owned(),
             &["9223372036854775804 9223372036854775806"],
         ),
         ("SELECT sum(a) FROM (VALUES (1.5), (2.5)) AS v(a)".to_owned(), &["4.0"]),
         (
-            "SELECT sum(a) FROM (VALUES (1.5::DECIMAL(38, 2)), (2.5::DECIMAL(38, 2))) AS v(a)".to_owned(),
+            "SELECT sum(a) FROM (VALUES (1.5::DECIMAL(38, 2)), (2.5::DECIMAL(38, 2))) AS v(a)"
+                .to_owned(),
             &["4.00"],
         ),
     ] {

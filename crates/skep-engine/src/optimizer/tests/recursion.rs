@@ -52,12 +52,11 @@ async fn a_plan_that_runs_twice_counts_anew() {
     run(&context, "SET skep.max_recursion_depth = 60").await.expect("a setting");
     let sql = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r WHERE n < 50) \
                SELECT n FROM r";
-    let plan = context.sql(sql).await.expect("a plan").create_physical_plan().await.expect("a plan");
+    let plan =
+        context.sql(sql).await.expect("a plan").create_physical_plan().await.expect("a plan");
     for _ in 0..2 {
-        let rows = datafusion::physical_plan::collect(
-            std::sync::Arc::clone(&plan),
-            context.task_ctx(),
-        );
+        let rows =
+            datafusion::physical_plan::collect(std::sync::Arc::clone(&plan), context.task_ctx());
         let rows = rows.await.expect("rows").iter().map(|batch| batch.num_rows()).sum::<usize>();
         assert_eq!(rows, 50);
     }

@@ -254,7 +254,10 @@ async fn what_stays_impossible_says_so() {
              FROM (SELECT CAST(random() * 9 AS INT) AS y FROM u) AS t",
             "a volatile function",
         ),
-        ("SELECT (SELECT count(*) FROM u WHERE u.y < t.y) FROM (SELECT * FROM t LIMIT 3) AS t", "LIMIT"),
+        (
+            "SELECT (SELECT count(*) FROM u WHERE u.y < t.y) FROM (SELECT * FROM t LIMIT 3) AS t",
+            "LIMIT",
+        ),
         (
             "SELECT t.a FROM t LEFT JOIN u ON t.y = u.y \
              AND t.a > (SELECT count(*) FROM u AS q WHERE q.x < t.a AND q.y < u.y)",

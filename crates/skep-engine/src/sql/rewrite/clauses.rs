@@ -256,7 +256,6 @@ mod tests {
             ("TABLESAMPLE BERNOULLI (10) REPEATABLE (1)", "with a seed"),
             ("TABLESAMPLE (BUCKET 1 OUT OF 4)", "BUCKET"),
             ("TABLESAMPLE (a PERCENT)", "not a number"),
-            ("TABLESAMPLE (100M)", "not a number"),
             ("SAMPLE 0.1", "by a fraction"),
         ] {
             let message = fixture.error(&format!("SELECT * FROM t {sample}")).await;

@@ -1,9 +1,10 @@
 //! Expressions that the planner gets wrong.
 //!
 //! - `x op ANY (q)` and `ALL`: the optimizer puts the comparison into `q`, where an unaliased column
-//!   of the same table has the same name, so `t.i = t.i`. `q` is wrapped in a derived table of its
-//!   own name. Where only truth counts (`WHERE`), `= ANY` becomes `IN` and `<> ALL` `NOT IN`, which
-//!   are hash joins.
+//!   of the same table has the same name, so `t.i = t.i`. The column of `q` gets a name of its own.
+//!   Where only truth counts, `= ANY` becomes `IN` and `<> ALL` `NOT IN`, which are hash joins.
+//! - `x IN (q)` deeper in a filter takes unknown for false, so `x NOT IN (q) OR y` keeps rows that
+//!   it must not; there it becomes `= ANY` or `<> ALL`.
 //! - `SIMILAR TO` is planned as an unanchored regular expression; it becomes a call of our
 //!   `similar_to`.
 //! - `any_value(x ORDER BY y)` loses its order; it becomes `first_value` over the rows with a value.
@@ -11,9 +12,9 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
-    FunctionArguments, Ident, ObjectName, Query, Select, SelectItem, UnaryOperator, Visit, Visitor,
-    VisitorMut,
+    self, BinaryOperator, Distinct, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArgumentClause, FunctionArguments, GroupByExpr, Ident, ObjectName, Query, Select,
+    SelectItem, SetExpr, UnaryOperator, Visit, Visitor, VisitorMut,
 };
 
 use super::syntax;
@@ -30,10 +31,12 @@ impl VisitorMut for Expressions {
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
         for item in &mut select.projection {
+            refuse_set_comparison(item)?;
             keep_name(item);
         }
-        for predicate in [&mut select.selection, &mut select.having].into_iter().flatten() {
-            set_comparison_to_in(predicate);
+        let filters = [&mut select.selection, &mut select.having, &mut select.qualify];
+        for filter in filters.into_iter().flatten() {
+            membership(filter, Place::Conjunct);
         }
         ControlFlow::Continue(())
     }
@@ -43,7 +46,8 @@ impl VisitorMut for Expressions {
             Expr::AnyOp { right, .. } | Expr::AllOp { right, .. } => {
                 if let Expr::Subquery(query) = right.as_mut() {
                     self.set_comparison_count += 1;
-                    wrap(query, format!("__set_comparison_{}", self.set_comparison_count));
+                    let name = format!("__set_comparison_{}", self.set_comparison_count);
+                    rename_output(query, name);
                 }
             }
             Expr::SimilarTo { .. } => similar_to_call(expr),
@@ -58,6 +62,38 @@ impl VisitorMut for Expressions {
     }
 }
 
+/// Refuses `ANY` and `ALL` of a subquery in a select list, where no join can stand for them.
+fn refuse_set_comparison(item: &SelectItem) -> ControlFlow<Error> {
+    struct SetComparison {
+        query_depth: usize,
+    }
+    impl Visitor for SetComparison {
+        type Break = Error;
+        fn pre_visit_query(&mut self, _query: &Query) -> ControlFlow<Error> {
+            self.query_depth += 1;
+            ControlFlow::Continue(())
+        }
+        fn post_visit_query(&mut self, _query: &Query) -> ControlFlow<Error> {
+            self.query_depth -= 1;
+            ControlFlow::Continue(())
+        }
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Error> {
+            match expr {
+                Expr::AnyOp { right, .. } | Expr::AllOp { right, .. }
+                    if self.query_depth == 0 && matches!(right.as_ref(), Expr::Subquery(_)) =>
+                {
+                    ControlFlow::Break(Error::unsupported(
+                        "ANY or ALL of a subquery in a select list",
+                        "use it in WHERE, or compare with min, max or count of the subquery",
+                    ))
+                }
+                _ => ControlFlow::Continue(()),
+            }
+        }
+    }
+    item.visit(&mut SetComparison { query_depth: 0 })
+}
+
 /// Gives a select item that will be rewritten the name of what the user wrote.
 fn keep_name(item: &mut SelectItem) {
     struct Rewritten;
@@ -65,9 +101,7 @@ fn keep_name(item: &mut SelectItem) {
         type Break = ();
         fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
             match expr {
-                Expr::SimilarTo { .. } | Expr::AnyOp { .. } | Expr::AllOp { .. } => {
-                    ControlFlow::Break(())
-                }
+                Expr::SimilarTo { .. } => ControlFlow::Break(()),
                 Expr::Function(function) if is_ordered_any_value(function) => {
                     ControlFlow::Break(())
                 }
@@ -83,38 +117,148 @@ fn keep_name(item: &mut SelectItem) {
     }
 }
 
-/// Turns `= ANY` into `IN` and `<> ALL` into `NOT IN` where unknown counts as false.
-fn set_comparison_to_in(predicate: &mut Expr) {
-    match predicate {
-        Expr::Nested(inner) => set_comparison_to_in(inner),
-        Expr::BinaryOp { left, op: BinaryOperator::And | BinaryOperator::Or, right } => {
-            set_comparison_to_in(left);
-            set_comparison_to_in(right);
+/// Where in a filter an expression stands: what of unknown and false it keeps apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// It is the filter, or one of the terms that all must be true.
+    Conjunct,
+    /// Unknown counts as false, but other terms may make the filter true.
+    Term,
+    /// Unknown is not false.
+    Inside,
+}
+
+/// Chooses between `IN` and `= ANY`, and between `NOT IN` and `<> ALL`.
+///
+/// The first of each is a hash join, but DataFusion takes unknown for false in it unless it is a
+/// conjunct; the second tells all three apart.
+fn membership(expr: &mut Expr, place: Place) {
+    match expr {
+        Expr::Nested(inner) => membership(inner, place),
+        Expr::BinaryOp { left, op, right } => {
+            let place = match op {
+                BinaryOperator::And => place,
+                BinaryOperator::Or if place != Place::Inside => Place::Term,
+                _ => Place::Inside,
+            };
+            membership(left, place);
+            membership(right, place);
         }
-        Expr::AnyOp { left, compare_op, right, .. } | Expr::AllOp { left, compare_op, right } => {
-            let _ = (left, compare_op, right);
-            if let Some(replacement) = in_subquery(predicate) {
-                *predicate = replacement;
+        Expr::UnaryOp { op: UnaryOperator::Not, expr: inner } => match as_membership(inner) {
+            Some(mut inner) => {
+                inner.negated = !inner.negated;
+                *expr = inner.into_expr(place);
             }
-        }
-        _ => {}
+            None => membership(inner, Place::Inside),
+        },
+        _ => match as_membership(expr) {
+            Some(membership) => *expr = membership.into_expr(place),
+            None => {
+                let _ = ast::VisitMut::visit(expr, &mut Inside { query_depth: 0 });
+            }
+        },
     }
 }
 
-fn in_subquery(comparison: &Expr) -> Option<Expr> {
-    let (left, right, negated) = match comparison {
-        Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } => (left, right, false),
-        Expr::AllOp { left, compare_op: BinaryOperator::NotEq, right } => (left, right, true),
-        _ => return None,
-    };
-    let Expr::Subquery(subquery) = right.as_ref() else { return None };
-    Some(Expr::InSubquery { expr: left.clone(), subquery: subquery.clone(), negated })
+/// Whether a value is among the rows of a subquery.
+struct Membership {
+    value: Box<Expr>,
+    subquery: Box<Query>,
+    negated: bool,
 }
 
-fn wrap(query: &mut Box<Query>, name: String) {
-    let inner = std::mem::replace(query.as_mut(), syntax::select_all(vec![]));
+fn as_membership(expr: &Expr) -> Option<Membership> {
+    let (value, subquery, negated) = match expr {
+        Expr::Nested(inner) => return as_membership(inner),
+        Expr::InSubquery { expr, subquery, negated } => (expr, subquery, *negated),
+        Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. }
+        | Expr::AllOp { left, compare_op: BinaryOperator::NotEq, right } => {
+            let Expr::Subquery(subquery) = right.as_ref() else { return None };
+            (left, subquery, matches!(expr, Expr::AllOp { .. }))
+        }
+        _ => return None,
+    };
+    Some(Membership { value: value.clone(), subquery: subquery.clone(), negated })
+}
+
+impl Membership {
+    fn into_expr(self, place: Place) -> Expr {
+        let Self { value, subquery, negated } = self;
+        let is_join = match place {
+            Place::Conjunct => true,
+            Place::Term => !negated,
+            Place::Inside => false,
+        };
+        if is_join {
+            return Expr::InSubquery { expr: value, subquery, negated };
+        }
+        let right = Box::new(Expr::Subquery(subquery));
+        if negated {
+            return Expr::AllOp { left: value, compare_op: BinaryOperator::NotEq, right };
+        }
+        Expr::AnyOp { left: value, compare_op: BinaryOperator::Eq, right, is_some: false }
+    }
+}
+
+/// Reaches what stands deeper in a filter, under functions, `CASE` or `IS NULL`.
+struct Inside {
+    query_depth: usize,
+}
+
+impl VisitorMut for Inside {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, _query: &mut Query) -> ControlFlow<()> {
+        self.query_depth += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _query: &mut Query) -> ControlFlow<()> {
+        self.query_depth -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if self.query_depth == 0
+            && let Some(membership) = as_membership(expr)
+        {
+            *expr = membership.into_expr(Place::Inside);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Gives the column of a subquery a name that no other column has.
+fn rename_output(query: &mut Query, name: String) {
+    if let Some(item) = only_item(query) {
+        let (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = item else {
+            return;
+        };
+        *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: Ident::new(name) };
+        return;
+    }
+    let inner = std::mem::replace(query, syntax::select_all(vec![]));
     let relation = syntax::derived(inner, Some(syntax::table_alias(Ident::new(name))));
-    **query = syntax::select_all(vec![syntax::from(relation)]);
+    *query = syntax::select_all(vec![syntax::from(relation)]);
+}
+
+/// Returns the select item of a query if no other clause can refer to it.
+fn only_item(query: &mut Query) -> Option<&mut SelectItem> {
+    let SetExpr::Select(select) = query.body.as_mut() else { return None };
+    let is_simple = query.order_by.is_none()
+        && query.pipe_operators.is_empty()
+        && select.having.is_none()
+        && select.qualify.is_none()
+        && !matches!(select.distinct, Some(Distinct::On(_)))
+        && matches!(&select.group_by, GroupByExpr::Expressions(exprs, _) if exprs.is_empty());
+    let has_order = query.order_by.is_some();
+    let [item] = select.projection.as_mut_slice() else { return None };
+    let is_safe = match item {
+        SelectItem::UnnamedExpr(_) => !has_order,
+        SelectItem::ExprWithAlias { .. } => is_simple,
+        _ => false,
+    };
+    is_safe.then_some(item)
 }
 
 fn similar_to_call(expr: &mut Expr) {
@@ -195,7 +339,7 @@ mod tests {
             ("i >= ALL (SELECT max(i) FROM t GROUP BY j)", vec!["4"]),
             ("i <= ALL (SELECT i FROM t ORDER BY i DESC LIMIT 2)", vec!["1", "2", "3"]),
             ("i > ANY (SELECT * FROM n)", vec!["2", "3", "4"]),
-            ("i = ANY (VALUES (2), (3))", vec!["2", "3"]),
+            ("i = ANY (SELECT * FROM (VALUES (2), (3)) AS v(i))", vec!["2", "3"]),
             ("i = ANY (SELECT i FROM t WHERE i = ANY (SELECT i FROM t WHERE i > 3))", vec!["4"]),
             ("i + 0 = ANY (SELECT i FROM t WHERE i < 3) OR i = 4", vec!["1", "2", "4"]),
         ] {
@@ -207,18 +351,50 @@ mod tests {
     async fn compares_with_nulls() {
         let fixture = fixture().await;
         for (expression, wanted) in [
-            ("i = ANY (SELECT i FROM n)", ["1|true", "2|NULL", "3|NULL", "4|NULL"]),
-            ("i <> ALL (SELECT i FROM n)", ["1|false", "2|NULL", "3|NULL", "4|NULL"]),
-            ("i >= ALL (SELECT i FROM n)", ["1|NULL", "2|NULL", "3|NULL", "4|NULL"]),
-            ("i > ALL (SELECT i FROM none)", ["1|true", "2|true", "3|true", "4|true"]),
-            ("j = ANY (SELECT i FROM none)", ["1|false", "2|false", "3|false", "4|false"]),
-            ("j = ANY (SELECT i FROM t)", ["1|true", "2|true", "3|true", "4|NULL"]),
+            ("(i = ANY (SELECT i FROM n)) IS NULL", vec!["2", "3", "4"]),
+            ("(i = ANY (SELECT i FROM n)) IS FALSE", vec![]),
+            ("NOT i = ANY (SELECT i FROM n)", vec![]),
+            ("(i <> ALL (SELECT i FROM n)) IS NULL", vec!["2", "3", "4"]),
+            ("(i <> ALL (SELECT i FROM n)) IS FALSE", vec!["1"]),
+            ("(i >= ALL (SELECT i FROM n)) IS NULL", vec!["1", "2", "3", "4"]),
+            ("(j = ANY (SELECT i FROM t)) IS NULL", vec!["4"]),
+            ("(j = ANY (SELECT i FROM none)) IS FALSE", vec!["1", "2", "3", "4"]),
+            ("(j = ALL (SELECT i FROM none)) IS TRUE", vec!["1", "2", "3", "4"]),
         ] {
-            let sql = format!("SELECT i, {expression} FROM t");
+            let sql = format!("SELECT i FROM t WHERE {expression}");
             assert_eq!(fixture.rows(&sql).await, wanted, "{expression}");
         }
-        let names = fixture.names("SELECT i > ALL (SELECT i FROM none) FROM t").await;
-        assert_eq!(names, ["i > ALL(SELECT i FROM none)"]);
+        let sql = "SELECT j FROM t GROUP BY j HAVING j >= ALL (SELECT j FROM t WHERE j > 0)";
+        assert_eq!(fixture.rows(sql).await, ["2"]);
+        let message = fixture.error("SELECT i > ALL (SELECT i FROM t) FROM t").await;
+        assert!(message.contains("ANY or ALL of a subquery in a select list"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn membership_keeps_unknown_and_false_apart() {
+        let fixture = fixture().await;
+        for (predicate, wanted) in [
+            ("i IN (SELECT i FROM n)", vec!["1"]),
+            ("i NOT IN (SELECT i FROM n)", vec![]),
+            ("NOT i IN (SELECT i FROM n)", vec![]),
+            ("NOT (i NOT IN (SELECT i FROM n))", vec!["1"]),
+            ("i NOT IN (SELECT i FROM n) OR i = 4", vec!["4"]),
+            ("i IN (SELECT i FROM n) OR i = 4", vec!["1", "4"]),
+            ("i <> ALL (SELECT i FROM n) OR i = 4", vec!["4"]),
+            ("NOT (i IN (SELECT i FROM n) OR i = 4)", vec![]),
+            ("(i IN (SELECT i FROM n)) IS NULL", vec!["2", "3", "4"]),
+            ("(i NOT IN (SELECT i FROM n)) IS NULL", vec!["2", "3", "4"]),
+            ("(i IN (SELECT i FROM n)) IS NOT FALSE", vec!["1", "2", "3", "4"]),
+            ("coalesce(i IN (SELECT i FROM n), i = 3)", vec!["1", "3"]),
+            ("j NOT IN (SELECT i FROM none) OR i = 1", vec!["1", "2", "3", "4"]),
+            ("j NOT IN (SELECT i FROM t) OR i = 1", vec!["1"]),
+        ] {
+            let sql = format!("SELECT i FROM t WHERE {predicate}");
+            assert_eq!(fixture.rows(&sql).await, wanted, "{predicate}");
+        }
+        // Most memberships are joins already and stay as they are.
+        let sql = "SELECT i FROM t WHERE i NOT IN (SELECT i FROM n) AND i IN (SELECT i FROM n)";
+        assert_eq!(fixture.rewritten(sql).unwrap(), sql);
     }
 
     #[tokio::test]
@@ -258,6 +434,8 @@ mod tests {
         assert_eq!(fixture.rows(sql).await, ["NULL|NULL", "a|true", "b|true", "c|true"]);
         let message = fixture.error("SELECT x SIMILAR TO '(' FROM s").await;
         assert!(message.contains("a ( is not closed"), "{message}");
+        let message = fixture.error("SELECT y SIMILAR TO 'a' FROM s").await;
+        assert!(message.contains("SIMILAR TO takes text, not Int32"), "{message}");
         let names = fixture.names("SELECT x SIMILAR TO 'a' FROM s").await;
         assert_eq!(names, ["x SIMILAR TO 'a'"]);
     }

@@ -23,7 +23,7 @@ pub(super) struct Fixture {
 
 impl RelationSchemas for Fixture {
     fn schema_of(&self, query: &Query) -> Result<DFSchemaRef> {
-        let plan = self.plan(Statement::Query(Box::new(query.clone())))?;
+        let plan = self.rewrite_and_plan(Statement::Query(Box::new(query.clone())))?;
         Ok(DFSchemaRef::clone(plan.schema()))
     }
 }
@@ -50,6 +50,22 @@ impl Fixture {
         let statement = ScriptStatement::Statement(Box::new(statement));
         // Only tables in memory, so nothing ever waits.
         futures::executor::block_on(self.context.state().statement_to_plan(statement))
+    }
+
+    fn rewrite_and_plan(&self, mut statement: Statement) -> Result<LogicalPlan> {
+        rewrite_statement(&mut statement, self)?;
+        match self.plan(statement.clone()) {
+            Err(error) if is_duplicate_name(&error) => {
+                if !rename_duplicate_outputs(&mut statement, self)? {
+                    return Err(error.into());
+                }
+                self.plan(statement).map_err(|error| match explain_renamed(&error) {
+                    Some(explained) => explained,
+                    None => error.into(),
+                })
+            }
+            plan => Ok(plan?),
+        }
     }
 
     /// Returns the text of a statement after the rewrites.
@@ -85,20 +101,7 @@ impl Fixture {
     }
 
     async fn run(&self, sql: &str) -> Result<(Vec<String>, Vec<String>)> {
-        let mut statement = parse(sql);
-        rewrite_statement(&mut statement, self)?;
-        let plan = match self.plan(statement.clone()) {
-            Err(error) if is_duplicate_name(&error) => {
-                if !rename_duplicate_outputs(&mut statement, self)? {
-                    return Err(error.into());
-                }
-                self.plan(statement).map_err(|error| match explain_renamed(&error) {
-                    Some(explained) => explained,
-                    None => error.into(),
-                })?
-            }
-            plan => plan?,
-        };
+        let plan = self.rewrite_and_plan(parse(sql))?;
         let frame = self.context.execute_logical_plan(plan).await?;
         let batches = frame.collect().await?;
         let mut names = vec![];

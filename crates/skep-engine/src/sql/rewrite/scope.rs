@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use datafusion::common::DFSchemaRef;
 use datafusion::sql::sqlparser::ast::{
-    Query, SelectItem, SetExpr, TableWithJoins, VisitMut, VisitorMut, With,
+    Cte, Query, SelectItem, SetExpr, SetOperator, TableWithJoins, VisitMut, VisitorMut, With,
 };
 
 use super::{RelationSchemas, finish, syntax};
@@ -99,14 +99,26 @@ impl VisitorMut for Outermost<'_, '_> {
     }
 }
 
+/// Returns what a recursive table sees of itself: its first term, which has all its columns.
+fn anchor(table: &Cte) -> Cte {
+    let mut table = table.clone();
+    if let SetExpr::SetOperation { op: SetOperator::Union, left, .. } = *table.query.body {
+        table.query.body = left;
+        table.query.order_by = None;
+        table.query.limit_clause = None;
+    }
+    table
+}
+
 fn bottom_up_query(query: &mut Query, scope: &Scope, step: &mut Step<'_>) -> Result<()> {
     let mut with = query.with.take();
     if let Some(with) = &mut with {
         for idx in 0..with.cte_tables.len() {
-            // A recursive table sees itself, any other only those before it.
-            let visible = if with.recursive { idx + 1 } else { idx };
-            let before = With { cte_tables: with.cte_tables[..visible].to_vec(), ..with.clone() };
-            let inner = scope.inside(Some(&before));
+            let mut before = with.cte_tables[..idx].to_vec();
+            if with.recursive {
+                before.push(anchor(&with.cte_tables[idx]));
+            }
+            let inner = scope.inside(Some(&With { cte_tables: before, ..with.clone() }));
             bottom_up_query(&mut with.cte_tables[idx].query, &inner, step)?;
         }
     }

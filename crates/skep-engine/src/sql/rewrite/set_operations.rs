@@ -10,6 +10,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use super::RelationSchemas;
+use super::distinct_names::without_markers;
 use super::scope::{self, Scope};
 use super::syntax::{self, quoted};
 use crate::error::{Error, Result};
@@ -63,7 +64,7 @@ fn output_names(
     schemas: &dyn RelationSchemas,
 ) -> Result<Vec<String>> {
     let schema = scope.schema_of_query(as_query(side.clone()), schemas)?;
-    Ok(schema.fields().iter().map(|field| field.name().clone()).collect())
+    Ok(schema.fields().iter().map(|field| without_markers(field.name())).collect())
 }
 
 fn as_query(body: SetExpr) -> Query {
@@ -127,6 +128,7 @@ mod tests {
             ("SELECT * FROM a INTERSECT ALL SELECT * FROM b", vec!["1|p", "1|p", "2|NULL"]),
             ("SELECT * FROM b EXCEPT ALL SELECT * FROM a", vec!["3|q"]),
             ("SELECT * FROM a EXCEPT ALL SELECT * FROM b EXCEPT ALL SELECT 1, 'p'", vec!["2|NULL"]),
+            ("SELECT x, x FROM a EXCEPT ALL SELECT x, x FROM b", vec!["1|1", "2|2"]),
             ("SELECT * FROM a EXCEPT SELECT * FROM b", vec![]),
             (
                 "WITH c AS (SELECT x FROM a) SELECT x FROM c EXCEPT ALL (SELECT x FROM c LIMIT 0)",

@@ -7,8 +7,8 @@
 //! lists it in the left side's place, as DataFusion does. Qualified references stay one-sided.
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Ident, JoinConstraint, JoinOperator, Query, SetExpr, TableAlias,
-    TableFactor, TableWithJoins, Value, VisitMut,
+    BinaryOperator, Expr, Ident, JoinConstraint, JoinOperator, Query, Select, SelectItem, SetExpr,
+    TableAlias, TableFactor, TableWithJoins, Value, VisitMut,
 };
 
 use super::RelationSchemas;
@@ -24,7 +24,8 @@ use crate::error::{Error, Result};
 pub(super) fn rewrite(node: &mut impl VisitMut, schemas: &dyn RelationSchemas) -> Result<()> {
     let mut relation_count = 0;
     scope::bottom_up(node, &Scope::default(), &mut |query, scope| {
-        let mut joins = UsingJoins { scope, schemas, relation_count: &mut relation_count };
+        let mut joins =
+            UsingJoins { scope, schemas, relation_count: &mut relation_count, has_unknown: false };
         joins.query(query)
     })
 }
@@ -45,6 +46,8 @@ struct UsingJoins<'a> {
     schemas: &'a dyn RelationSchemas,
     /// How many relations without a name were given one.
     relation_count: &'a mut usize,
+    /// Whether a lateral relation is there, which cannot be planned by itself.
+    has_unknown: bool,
 }
 
 /// Which rows, and so which columns, a join keeps.
@@ -66,6 +69,7 @@ impl UsingJoins<'_> {
                 return Ok(());
             }
             let columns = self.from(&mut select.from)?;
+            self.refuse_unknown_star(select)?;
             let merged = MergedColumns::new(&columns, self.scope, self.schemas);
             return merged_columns::write_out(select, order_by.as_mut(), &columns, merged);
         }
@@ -76,6 +80,7 @@ impl UsingJoins<'_> {
         match body {
             SetExpr::Select(select) if select.from.iter().any(merges) => {
                 let columns = self.from(&mut select.from)?;
+                self.refuse_unknown_star(select)?;
                 let merged = MergedColumns::new(&columns, self.scope, self.schemas);
                 merged_columns::write_out(select, None, &columns, merged)
             }
@@ -87,7 +92,20 @@ impl UsingJoins<'_> {
         }
     }
 
+    /// Refuses `*` over a relation whose columns are not known.
+    fn refuse_unknown_star(&self, select: &Select) -> Result<()> {
+        let has_star = select.projection.iter().any(|item| matches!(item, SelectItem::Wildcard(_)));
+        if self.has_unknown && has_star {
+            return Err(Error::unsupported(
+                "* over a lateral relation beside a join with USING",
+                "list the columns",
+            ));
+        }
+        Ok(())
+    }
+
     fn from(&mut self, from: &mut [TableWithJoins]) -> Result<Vec<VisibleColumn>> {
+        self.has_unknown = false;
         let mut columns = vec![];
         for table in from {
             columns.extend(self.table_with_joins(table)?);
@@ -110,7 +128,19 @@ impl UsingJoins<'_> {
             let Some(alias) = alias.take() else { return Ok(columns) };
             *relation = aliased_join(table_with_joins.as_ref().clone(), &columns, alias);
         }
-        let columns = self.relation_columns(relation)?;
+        let is_lateral = matches!(
+            relation,
+            TableFactor::Derived { lateral: true, .. }
+                | TableFactor::Function { lateral: true, .. }
+                | TableFactor::UNNEST { .. }
+        );
+        let columns = match self.relation_columns(relation) {
+            Err(_) if is_lateral => {
+                self.has_unknown = true;
+                return Ok(vec![]);
+            }
+            columns => columns?,
+        };
         if columns.iter().all(|column| matches!(column.expr, Expr::CompoundIdentifier(_))) {
             return Ok(columns);
         }
@@ -125,16 +155,7 @@ impl UsingJoins<'_> {
 
     fn relation_columns(&self, relation: &TableFactor) -> Result<Vec<VisibleColumn>> {
         let from = vec![syntax::from(relation.clone())];
-        let schema = self.scope.schema_of(vec![syntax::star()], from, self.schemas);
-        let schema = schema.map_err(|error| match relation {
-            TableFactor::Derived { lateral: true, .. } | TableFactor::UNNEST { .. } => {
-                Error::unsupported(
-                    "a relation that refers to others beside a join with USING",
-                    "write the join with ON",
-                )
-            }
-            _ => error,
-        })?;
+        let schema = self.scope.schema_of(vec![syntax::star()], from, self.schemas)?;
         let columns = schema.iter().map(|(qualifier, field)| {
             let name = field.name().clone();
             let expr = match qualifier {
@@ -346,6 +367,8 @@ mod tests {
             ("SELECT * FROM a RIGHT JOIN b USING (k)", &["2|a2|b2", "3|NULL|b3"]),
             ("SELECT * FROM b LEFT JOIN a USING (k)", &["2|b2|a2", "3|b3|NULL"]),
             ("SELECT * FROM b NATURAL LEFT JOIN a", &["2|b2|a2", "3|b3|NULL"]),
+            ("SELECT * FROM b JOIN a USING (k)", &["2|b2|a2"]),
+            ("SELECT * FROM (SELECT y, k FROM b) AS z JOIN a USING (k)", &["b2|2|a2"]),
             ("SELECT a.* FROM a RIGHT JOIN b USING (k)", &["2|a2", "NULL|NULL"]),
             ("SELECT b.*, k FROM a FULL JOIN b USING (k)", &["2|b2|2", "3|b3|3", "NULL|NULL|1"]),
             ("SELECT * EXCEPT (x) FROM a FULL JOIN b USING (k)", &["1|NULL", "2|b2", "3|b3"]),
@@ -368,7 +391,7 @@ mod tests {
                 &["1|a1|NULL|NULL", "2|a2|b2|NULL", "3|NULL|b3|c3", "4|NULL|NULL|c4"],
             ),
             ("SELECT k FROM a FULL JOIN b USING (k) JOIN c USING (k)", &["3"]),
-            ("SELECT k, z FROM a FULL JOIN b USING (k) JOIN c ON c.k = k", &["3|c3"]),
+            ("SELECT y, z FROM a FULL JOIN b USING (k) JOIN c ON c.k = b.k", &["b3|c3"]),
             ("SELECT k FROM (a FULL JOIN b USING (k)) RIGHT JOIN c USING (k)", &["3", "4"]),
             ("SELECT j.k FROM (a FULL JOIN b USING (k)) AS j", &["1", "2", "3"]),
             ("SELECT k, m FROM t JOIN (a FULL JOIN b USING (k)) USING (k)", &["1|10", "3|30"]),
@@ -401,6 +424,16 @@ mod tests {
                 &["1", "2", "2", "3", "3", "4"],
             ),
             ("SELECT k FROM (SELECT * FROM a FULL JOIN b USING (k)) AS j", &["1", "2", "3"]),
+            (
+                "SELECT k, u FROM a LEFT JOIN b USING (k) CROSS JOIN LATERAL \
+                 (SELECT z AS u FROM c WHERE c.k = a.k + 2) AS w",
+                &["1|c3", "2|c4"],
+            ),
+            (
+                "WITH RECURSIVE r AS (SELECT 1 AS k UNION ALL SELECT k + 1 FROM r LEFT JOIN a \
+                 USING (k) WHERE k < 4) SELECT k FROM r",
+                &["1", "2", "3", "4"],
+            ),
         ])
         .await;
     }
@@ -446,6 +479,10 @@ mod tests {
     async fn refuses_what_it_cannot_tell() {
         let fixture = fixture().await;
         for (sql, wanted) in [
+            (
+                "SELECT * FROM a LEFT JOIN b USING (k) CROSS JOIN LATERAL (SELECT a.k AS u) AS z",
+                "* over a lateral relation",
+            ),
             ("SELECT k FROM a FULL JOIN b USING (k), c", "column \"k\" is ambiguous"),
             ("SELECT 1 FROM a FULL JOIN b USING (nope)", "column \"nope\" not found"),
             ("SELECT 1 FROM (a CROSS JOIN b) FULL JOIN c USING (k)", "more than once on the left"),
@@ -458,8 +495,7 @@ mod tests {
     #[tokio::test]
     async fn leaves_other_joins_alone() {
         let fixture = fixture().await;
-        for sql in ["SELECT k FROM a JOIN b USING (k)", "SELECT * FROM a LEFT JOIN b ON a.k = b.k"]
-        {
+        for sql in ["SELECT k FROM a JOIN b USING(k)", "SELECT * FROM a LEFT JOIN b ON a.k = b.k"] {
             assert_eq!(fixture.rewritten(sql).unwrap(), sql);
         }
         let sql = "SELECT k FROM a FULL JOIN b USING (k)";
