@@ -4,6 +4,7 @@
 //! results; how a script runs is the same, and is here.
 
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use skep_engine::{Error, Position, ScriptSplitter, ScriptStatement, StatementKind};
@@ -275,7 +276,8 @@ impl Shell {
         started: &Started,
     ) -> Result<(u64, Shown), Failure> {
         let mut out = BufWriter::with_capacity(64 * 1024, io::stdout().lock());
-        let mut renderer = self.output.format.renderer(started.schema.clone(), self.output.page());
+        let mut renderer =
+            self.output.format.renderer(Arc::clone(&started.schema), self.output.page());
         let mut row_count = 0;
         let outcome = loop {
             match execution.next_batch() {
@@ -345,7 +347,7 @@ fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::new();
     for (idx, digit) in digits.chars().enumerate() {
-        if idx > 0 && (digits.len() - idx) % 3 == 0 {
+        if idx > 0 && (digits.len() - idx).is_multiple_of(3) {
             grouped.push(',');
         }
         grouped.push(digit);

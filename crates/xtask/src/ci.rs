@@ -7,8 +7,10 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use skep_testkit::workspace;
 
-/// The steps: arguments of Cargo, and what is set in its environment.
-const STEPS: [(&[&str], Option<(&str, &str)>); 4] = [
+/// A step: arguments of Cargo, and what is set in its environment.
+type Step = (&'static [&'static str], Option<(&'static str, &'static str)>);
+
+const STEPS: [Step; 4] = [
     (&["fmt", "--all", "--check"], None),
     (&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], None),
     (&["doc", "--workspace", "--no-deps"], Some(("RUSTDOCFLAGS", "-D warnings"))),

@@ -73,10 +73,10 @@ pub(crate) async fn list(
     rules: &Rules,
 ) -> Result<Vec<FoundFile>> {
     let store = store_of(runtime, &location.store)?;
-    if location.pattern.is_none() {
-        if let Some(file) = single_file(store.as_ref(), location).await? {
-            return Ok(vec![file]);
-        }
+    if location.pattern.is_none()
+        && let Some(file) = single_file(store.as_ref(), location).await?
+    {
+        return Ok(vec![file]);
     }
     let mut files = below(store.as_ref(), location, rules).await?;
     files.sort_by(|a, b| a.meta.location.cmp(&b.meta.location));

@@ -553,7 +553,9 @@ fn bool_of(name: &str, value: Option<&str>, default: bool) -> Result<bool> {
 fn number_of<T: std::str::FromStr>(name: &str, value: Option<&str>) -> Result<Option<T>> {
     value
         .map(|text| {
-            text.trim().parse().map_err(|_| invalid(name, &format!("\"{text}\" is no number"), ""))
+            text.trim()
+                .parse()
+                .map_err(|_error| invalid(name, &format!("\"{text}\" is no number"), ""))
         })
         .transpose()
 }

@@ -79,7 +79,7 @@ pub(crate) fn values(file: &FoundFile, columns: &PartitionColumns) -> Result<Vec
             let Some(value) = value else {
                 return Ok(ScalarValue::try_from(data_type)?);
             };
-            ScalarValue::try_from_string(value.clone(), data_type).map_err(|_| {
+            ScalarValue::try_from_string(value.clone(), data_type).map_err(|_error| {
                 misfit(format!(
                     "\"{value}\" in the name of its directory is no {data_type} for column \"{name}\""
                 ))

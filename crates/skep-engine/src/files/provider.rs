@@ -85,7 +85,7 @@ impl FilesProvider {
         }
         let schema = Arc::new(Schema::new(fields));
         for sort in table.order.iter().flatten() {
-            schema.field_with_name(&sort.column).map_err(|_| Error::NotFound {
+            schema.field_with_name(&sort.column).map_err(|_error| Error::NotFound {
                 kind: "column",
                 name: sort.column.clone(),
                 position: None,

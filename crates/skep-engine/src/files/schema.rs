@@ -342,15 +342,16 @@ fn readable(
     text: &[u8],
     max_rows: usize,
 ) -> Result<(), ArrowError> {
-    for column in 0..types.len() {
-        if matches!(types[column], DataType::Utf8 | DataType::Null | DataType::Boolean) {
+    let inferred = types.to_vec();
+    for (column, data_type) in inferred.into_iter().enumerate() {
+        if matches!(data_type, DataType::Utf8 | DataType::Null | DataType::Boolean) {
             continue;
         }
         let fields: Vec<Field> = names
             .iter()
             .enumerate()
             .map(|(i, name)| {
-                let data_type = if i == column { types[column].clone() } else { DataType::Utf8 };
+                let data_type = if i == column { data_type.clone() } else { DataType::Utf8 };
                 Field::new(name, data_type, true)
             })
             .collect();

@@ -179,7 +179,7 @@ fn split_partitions(
     };
     let mut partitions = Vec::with_capacity(names.len());
     for name in names {
-        let field = schema.field_with_name(name).map_err(|_| Error::NotFound {
+        let field = schema.field_with_name(name).map_err(|_error| Error::NotFound {
             kind: "partition column",
             name: name.clone(),
             position: None,

@@ -376,7 +376,7 @@ impl Output<'_> {
         let tabs = self.is_file && NamedContent::of(&self.location.text).tabs;
         let quote_style = match csv.quote {
             0 => CsvQuoteStyle::Never,
-            _ => csv.quote_style.parse().map_err(|_| Error::InvalidOption {
+            _ => csv.quote_style.parse().map_err(|_error| Error::InvalidOption {
                 option: "quote_style".to_owned(),
                 message: format!("\"{}\" is not known", csv.quote_style),
                 hint: Some("use always, necessary, non_numeric or never".to_owned()),
@@ -469,7 +469,7 @@ fn unwritable(path: &LocalPath) -> Error {
 
 fn check_columns(schema: &Schema, target: &FileTarget) -> Result<()> {
     for name in &target.partition_by {
-        let field = schema.field_with_name(name).map_err(|_| Error::NotFound {
+        let field = schema.field_with_name(name).map_err(|_error| Error::NotFound {
             kind: "partition column",
             name: name.clone(),
             position: None,

@@ -8,9 +8,10 @@ use serde_json::Value;
 use super::tree::Tree;
 
 /// Each of our packages, and which others of ours it may import.
-const IMPORTS: [(&str, &[&str]); 6] = [
+const IMPORTS: [(&str, &[&str]); 7] = [
     ("skep-proto", &[]),
     ("skep-engine", &["skep-proto"]),
+    ("skep-cluster", &["skep-engine", "skep-proto", "skep-testkit"]),
     ("skep-cli", &["skep-engine", "skep-proto", "skep-testkit"]),
     ("skep-testkit", &["skep-engine", "skep-proto"]),
     ("xtask", &["skep-testkit"]),

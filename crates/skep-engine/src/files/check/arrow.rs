@@ -130,7 +130,7 @@ impl Bodies<'_> {
                     return Err(self.damaged("its first message is not the schema"));
                 }
                 u64::try_from(message.bodyLength())
-                    .map_err(|_| self.damaged("a message has a negative length"))?
+                    .map_err(|_error| self.damaged("a message has a negative length"))?
             };
             let place = Place { start, metadata_length: 8 + length, body_length };
             self.check_message(place).await?;

@@ -22,7 +22,7 @@ use crate::error::{Error, Position, Result};
 /// What a name stands for.
 #[derive(Debug, Clone)]
 enum Meaning {
-    Column(Expr),
+    Column(Box<Expr>),
     Ambiguous,
 }
 
@@ -43,8 +43,11 @@ impl<'a> MergedColumns<'a> {
     ) -> Self {
         let merged = columns.iter().filter(|column| column.is_merged).map(|column| {
             let same = columns.iter().filter(|other| other.name == column.name).count();
-            let meaning =
-                if same == 1 { Meaning::Column(column.expr.clone()) } else { Meaning::Ambiguous };
+            let meaning = if same == 1 {
+                Meaning::Column(Box::new(column.expr.clone()))
+            } else {
+                Meaning::Ambiguous
+            };
             (column.name.clone(), meaning)
         });
         Self { meanings: merged.collect(), scope: scope.clone(), schemas }
@@ -178,7 +181,7 @@ impl VisitorMut for Replacement<'_, '_> {
                 return ControlFlow::Continue(());
             }
             match self.merged.meanings.get(&name) {
-                Some(Meaning::Column(column)) => *expr = column.clone(),
+                Some(Meaning::Column(column)) => *expr = column.as_ref().clone(),
                 Some(Meaning::Ambiguous) => return ControlFlow::Break(ambiguous(ident)),
                 None => {}
             }
@@ -263,7 +266,7 @@ fn for_order_by<'a>(select: &Select, merged: &MergedColumns<'a>) -> Result<Merge
         outputs.dedup();
         match outputs.as_slice() {
             [] => {}
-            [output] => *meaning = Meaning::Column(output.clone()),
+            [output] => *meaning = Meaning::Column(Box::new(output.clone())),
             _ => *meaning = Meaning::Ambiguous,
         }
     }
