@@ -22,6 +22,8 @@ DROP TABLE IF EXISTS tour.flights;
 CREATE EXTERNAL TABLE tour.flights STORED AS PARQUET LOCATION 'datasets/flights.parquet';
 
 -- 1. Which airlines fly most from New York, and how late do they arrive?
+SELECT '1. Which airlines fly most from New York, and how late do they arrive?' AS question;
+
 SELECT
     a.name AS airline,
     count(*) AS flights,
@@ -34,6 +36,8 @@ GROUP BY a.name
 ORDER BY flights DESC, airline;
 
 -- 2. When should one leave? The mean delay grows through the day, on working days and weekends.
+SELECT '2. When should one leave?' AS question;
+
 SELECT
     hour,
     round(avg(dep_delay) FILTER (WHERE date_part('dow', time_hour) BETWEEN 1 AND 5), 1) AS workday,
@@ -45,6 +49,8 @@ HAVING count(*) > 100
 ORDER BY hour;
 
 -- 3. What does the weather do to departures? Each flight meets the hour's weather at its airport.
+SELECT '3. What does the weather do to departures?' AS question;
+
 SELECT
     CASE
         WHEN w.visib < 1 THEN '1 fog: under a mile'
@@ -61,6 +67,8 @@ GROUP BY 1
 ORDER BY 1;
 
 -- 4. Which days went wrong? Cancellations beside their mean over the week; the storm Nemo shows.
+SELECT '4. Which days went wrong?' AS question;
+
 WITH days AS (
     SELECT
         make_date(year, month, day) AS date,
@@ -83,6 +91,8 @@ WHERE cancelled > 60
 ORDER BY date;
 
 -- 5. Which routes are busiest, and how fast are they flown?
+SELECT '5. Which routes are busiest, and how fast are they flown?' AS question;
+
 SELECT
     f.origin || ' to ' || f.dest AS route,
     a.name AS destination,
@@ -96,6 +106,8 @@ ORDER BY flights DESC, route
 LIMIT 10;
 
 -- 6. From each airport, which three destinations are reached latest?
+SELECT '6. From each airport, which three destinations are reached latest?' AS question;
+
 WITH delays AS (
     SELECT origin, dest, count(*) AS flights, avg(arr_delay) AS delay
     FROM tour.flights
@@ -112,6 +124,8 @@ ORDER BY origin, place;
 
 -- 7. Does a late plane stay late? Each departure beside the delay of the same plane's last one,
 --    if that was on the same day.
+SELECT '7. Does a late plane stay late?' AS question;
+
 WITH legs AS (
     SELECT
         dep_delay,
@@ -133,6 +147,8 @@ GROUP BY 1
 ORDER BY 1;
 
 -- 8. Who builds the planes, and how old are they? Makers of one name in several spellings are one.
+SELECT '8. Who builds the planes, and how old are they?' AS question;
+
 SELECT
     CASE WHEN p.manufacturer LIKE 'AIRBUS%' THEN 'AIRBUS'
          WHEN p.manufacturer LIKE 'MCDONNELL%' THEN 'MCDONNELL DOUGLAS'
@@ -150,6 +166,8 @@ ORDER BY flights DESC;
 -- A file needs no table at all: its path stands for it.
 
 -- 9. When is the web server busy, and with what success?
+SELECT '9. When is the web server busy, and with what success?' AS question;
+
 SELECT
     date_trunc('hour', CAST(time AS TIMESTAMP)) AS hour,
     count(*) AS requests,
@@ -162,6 +180,8 @@ GROUP BY 1
 ORDER BY 1;
 
 -- 10. Which pages do people read? Without images, scripts, feeds, and the readers that are robots.
+SELECT '10. Which pages do people read?' AS question;
+
 SELECT path, count(*) AS views, count(DISTINCT address) AS visitors
 FROM 'datasets/access_log.json'
 WHERE method = 'GET'
@@ -176,6 +196,8 @@ ORDER BY views DESC, path
 LIMIT 10;
 
 -- 11. Which visits lasted longest? A visit ends when its address is silent for 90 minutes.
+SELECT '11. Which visits lasted longest?' AS question;
+
 WITH requests AS (
     SELECT address, CAST(time AS TIMESTAMP) AS moment FROM 'datasets/access_log.json'
 ), gaps AS (
@@ -192,13 +214,19 @@ WITH requests AS (
             OVER (PARTITION BY address ORDER BY moment) AS visit
     FROM gaps
 )
-SELECT address, min(moment) AS began, max(moment) - min(moment) AS lasted, count(*) AS requests
+SELECT
+    address,
+    min(moment) AS began,
+    round(date_part('epoch', max(moment) - min(moment)) / 3600, 1) AS hours,
+    count(*) AS requests
 FROM visits
 GROUP BY address, visit
-ORDER BY lasted DESC, address
+ORDER BY hours DESC, address, began
 LIMIT 5;
 
 -- 12. How many flights were how late? A histogram by quarters of an hour.
+SELECT '12. How many flights were how late?' AS question;
+
 WITH RECURSIVE bins AS (
     SELECT -30 AS start
     UNION ALL

@@ -456,14 +456,7 @@ fn panic_error(panic: &(dyn Any + Send)) -> Error {
 
 /// Gives a plan's columns the names that a view or table declares.
 pub(crate) fn named_columns(planned: Planned, names: &[String]) -> Result<LogicalPlan> {
-    if planned.has_renamed_outputs && names.is_empty() {
-        return Err(Error::Plan {
-            message: "the columns of a table or view need names of their own".to_owned(),
-            position: None,
-            hint: Some("give each an alias".to_owned()),
-        });
-    }
-    unique_names(&planned.plan, names)?;
+    unique_names(&planned, names)?;
     if names.is_empty() {
         return Ok(planned.plan);
     }
@@ -482,11 +475,14 @@ pub(crate) fn named_columns(planned: Planned, names: &[String]) -> Result<Logica
     Ok(LogicalPlanBuilder::from(planned.plan).project(renamed)?.build()?)
 }
 
-fn unique_names(plan: &LogicalPlan, names: &[String]) -> Result<()> {
+fn unique_names(planned: &Planned, names: &[String]) -> Result<()> {
     let mut seen = std::collections::HashSet::new();
-    let fields = plan.schema().fields();
+    let mut schema = Arc::new(planned.plan.schema().as_arrow().clone());
+    if planned.has_renamed_outputs {
+        schema = rewrite::restore_output_names(&schema);
+    }
     let all = match names.is_empty() {
-        true => fields.iter().map(|field| field.name().as_str()).collect::<Vec<_>>(),
+        true => schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>(),
         false => names.iter().map(String::as_str).collect(),
     };
     for name in all {

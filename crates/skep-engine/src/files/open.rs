@@ -26,7 +26,7 @@ use super::pattern::is_glob;
 use super::provider::{CheckedFiles, FilesProvider};
 use super::read::{bad_file, range};
 use super::schema::infer;
-use super::table::FileTable;
+use super::table::{FileTable, directory_type};
 use crate::error::{Error, Result};
 
 /// Opens a table over files.
@@ -78,7 +78,7 @@ pub(crate) async fn open_files(state: &SessionState, table: &FileTable) -> Resul
         .filter_map(|(file, shape)| shape.map(|shape| (file.clone(), shape)))
         .collect();
     let file_schema = match &table.schema {
-        Some(schema) => Arc::clone(schema),
+        Some(schema) => without(schema, &partition_columns),
         None if shaped.is_empty() => {
             let path = found.first().map(super::listing::FoundFile::path).unwrap_or_default();
             return Err(bad_file(path, table.format, "the file is empty", None));
@@ -95,11 +95,12 @@ pub(crate) async fn open_files(state: &SessionState, table: &FileTable) -> Resul
 /// Keeps with a table what was found out when it was opened, so that it stays what it is.
 pub(crate) fn keep_inferred(table: &mut FileTable, provider: &dyn TableProvider) {
     let Some(files) = (provider as &dyn Any).downcast_ref::<FilesProvider>() else { return };
-    if table.schema.is_none() {
-        table.schema = Some(Arc::clone(files.file_schema()));
-        if table.format == Format::Csv && table.rules().is_ok_and(|rules| rules.csv.header) {
-            table.options.insert("check_header".to_owned(), "true".to_owned());
-        }
+    let was_inferred = table.schema.is_none();
+    table.schema = Some(Arc::clone(files.file_schema()));
+    let has_header =
+        table.format == Format::Csv && table.rules().is_ok_and(|rules| rules.csv.header);
+    if was_inferred && has_header {
+        table.options.insert("check_header".to_owned(), "true".to_owned());
     }
     table.partition_columns.clone_from(files.partition_columns());
 }
@@ -125,8 +126,14 @@ fn partition_columns(
     }
     let discovered = discover(files)?;
     if declared.is_empty() {
-        // A declared column wins: Spark types the directory's value as it was declared.
-        return Ok(discovered);
+        // A column may be declared like any other and yet be a directory's: it has the declared
+        // type then, as in Spark.
+        let typed = |(name, found): (String, DataType)| {
+            let field = table.schema.as_ref().and_then(|s| s.field_with_name(&name).ok());
+            let data_type = field.map_or(found, |field| directory_type(field.data_type()));
+            (name, data_type)
+        };
+        return Ok(discovered.into_iter().map(typed).collect());
     }
     declared
         .iter()

@@ -158,6 +158,14 @@ fn absolute_locations(locations: &[String]) -> Result<Vec<String>> {
     locations.iter().map(|location| absolute_location(location)).collect()
 }
 
+/// Text in a directory's name is plain text, whatever kind of string was declared.
+pub(crate) fn directory_type(declared: &DataType) -> DataType {
+    match declared {
+        DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
+        other => other.clone(),
+    }
+}
+
 /// Takes the partition columns out of the declared ones.
 fn split_partitions(
     schema: Option<SchemaRef>,
@@ -177,11 +185,7 @@ fn split_partitions(
             position: None,
             hint: Some("declare it among the columns of the table".to_owned()),
         })?;
-        // Text in a directory's name is plain text, whatever kind of string was declared.
-        let data_type = match field.data_type() {
-            DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
-            other => other.clone(),
-        };
+        let data_type = directory_type(field.data_type());
         partitions.push((name.clone(), data_type));
     }
     let rest: Vec<Field> = schema

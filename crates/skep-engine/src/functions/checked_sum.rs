@@ -10,6 +10,9 @@
 //! The check is made where numbers meet: over rows, over partial sums and over window frames.
 //! A partial sum out of range is an error even if later rows would have brought it back.
 //! `avg` needs nothing of the kind: DataFusion adds it up in a type with thirteen spare digits.
+//!
+//! One file, because the four ways to add (a value, distinct values, groups, a moving frame) are one
+//! function and share what a sum is.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -67,7 +67,7 @@ fn check_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             Ok(Transformed::yes(checked(op, *left, *right)))
         }
         Expr::Negative(operand) => {
-            let signed = operand.get_type(schema)?.is_signed_integer();
+            let signed = operand.get_type(schema).is_ok_and(|known| known.is_signed_integer());
             let literal = matches!(range(&operand, schema), Some((low, high)) if low == high);
             // The negation of a literal is a literal but for the least number, which is written so.
             if signed && !(literal && fits_negated(&operand, schema)?) {
@@ -104,7 +104,10 @@ fn may_wrap(left: &Expr, op: Operator, right: &Expr, schema: &DFSchema) -> Resul
     if !matches!(op, Operator::Plus | Operator::Minus | Operator::Multiply) {
         return Ok(false);
     }
-    let (left_type, right_type) = (left.get_type(schema)?, right.get_type(schema)?);
+    // A type that is not known yet, as of a lambda's variable, is no reason to fail here.
+    let (Ok(left_type), Ok(right_type)) = (left.get_type(schema), right.get_type(schema)) else {
+        return Ok(false);
+    };
     if left_type != right_type && !(left_type.is_decimal() && right_type.is_decimal()) {
         return Ok(false);
     }

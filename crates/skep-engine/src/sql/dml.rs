@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::ast::{Statement as SqlStatement, Value};
 
 use crate::catalog::Definition;
 use crate::error::{Error, Result};
-use crate::files::{self, FileTarget, WriteMode};
+use crate::files::{self, WriteMode};
 use crate::query::{QueryStream, StatementKind};
 use crate::session::{Session, named_columns};
 use crate::sql::statement::Statement;

@@ -4,7 +4,7 @@
 //! decides; what it does not take goes to DataFusion's parser from the beginning.
 
 use datafusion::sql::parser::{DFParserBuilder, Statement as PlanStatement};
-use datafusion::sql::sqlparser::ast::{ObjectName, Statement as SqlStatement, Value};
+use datafusion::sql::sqlparser::ast::{ObjectName, Value};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
@@ -587,9 +587,4 @@ fn text_from(text: &str, place: Location) -> &str {
         }
     }
     ""
-}
-
-/// Whether a plan statement is an `INSERT`, which skep performs itself.
-pub(crate) fn is_insert(statement: &PlanStatement) -> bool {
-    matches!(statement, PlanStatement::Statement(inner) if matches!(**inner, SqlStatement::Insert(_)))
 }

@@ -15,7 +15,7 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::file_options::file_type::FileType;
 use datafusion::datasource::cte_worktable::CteWorkTable;
 use datafusion::datasource::file_format::format_as_file_type;
-use datafusion::datasource::{provider_as_source, source_as_provider};
+use datafusion::datasource::provider_as_source;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::planner::{
@@ -288,12 +288,4 @@ impl ContextProvider for Planner<'_> {
     fn udwf_names(&self) -> Vec<String> {
         self.state.window_functions().keys().cloned().collect()
     }
-}
-
-/// Returns the provider behind a plan's table.
-///
-/// # Errors
-/// If the source is none of ours.
-pub(crate) fn provider_of(source: &Arc<dyn TableSource>) -> Result<Arc<dyn TableProvider>> {
-    Ok(source_as_provider(source)?)
 }

@@ -11,8 +11,7 @@ const BANNED_NAMES: [&str; 9] =
     ["manager", "helper", "helpers", "util", "utils", "common", "misc", "types", "managers"];
 
 /// Directories of somebody's machine, in two pieces so that this file may hold them.
-const MACHINE_PATHS: [(&str, &str); 4] =
-    [("/wo", "rk/"), ("/ro", "ot/"), ("/ho", "me/"), ("/Us", "ers/")];
+const MACHINE_PATHS: [(&str, &str); 2] = [("/wo", "rk/"), ("/ro", "ot/")];
 
 /// Where every locked package comes from.
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";

@@ -335,6 +335,10 @@ async fn declared_columns_and_partitions() {
     let table = declared(Format::Csv, &[("path", &path)], &fields, &["k"]).unwrap();
     place.open(&table).await.unwrap();
     assert_eq!(place.query("SELECT a, b, k FROM t").await.unwrap(), "1,x,07");
+    // Not said to be a partition column, but the directories say so; the type is the declared one.
+    let table = declared(Format::Csv, &[("path", &path)], &fields, &[]).unwrap();
+    place.open(&table).await.unwrap();
+    assert_eq!(place.query("SELECT a, b, k FROM t").await.unwrap(), "1,x,07");
     let empty = place.text("new/");
     let table = declared(Format::Parquet, &[("path", &empty)], &fields, &[]).unwrap();
     place.open(&table).await.unwrap();

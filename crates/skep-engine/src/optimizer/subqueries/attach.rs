@@ -1,4 +1,6 @@
 //! Finds the subqueries of a plan's nodes and joins their values to the rows they belong to.
+//!
+//! One file, because it is one case analysis: where each kind of node may hold a subquery.
 
 use std::sync::Arc;
 

@@ -1,4 +1,7 @@
 //! Carries the domain of outer values through a subquery's plan, from its leaves to its root.
+//!
+//! One file, because it is one case analysis: how each operator is computed for many outer rows at
+//! once.
 
 use std::sync::Arc;
 

@@ -27,10 +27,10 @@ async fn operations_past_their_range_are_errors() {
         format!("SELECT count(*) FROM (VALUES ({MAX}), (1)) AS v(a) GROUP BY a + 1"),
         format!("SELECT sum(a * 2) FROM (VALUES ({MAX}), (1)) AS v(a)"),
         format!(
-            "SELECT DECIMAL_A + 1::DECIMAL(38, 0) FROM (SELECT {DIGITS}::DECIMAL(38, 0) AS decimal_a) AS v"
+            "SELECT decimal_a + 1::DECIMAL(38, 0) FROM (SELECT '{DIGITS}'::DECIMAL(38, 0) AS decimal_a) AS v"
         ),
-        format!("SELECT -{DIGITS}::DECIMAL(38, 0) - 1::DECIMAL(38, 0)"),
-        format!("SELECT {DIGITS}::DECIMAL(38, 0) * 2::DECIMAL(38, 0)"),
+        format!("SELECT '-{DIGITS}'::DECIMAL(38, 0) - 1::DECIMAL(38, 0)"),
+        format!("SELECT '{DIGITS}'::DECIMAL(38, 0) * 2::DECIMAL(38, 0)"),
     ] {
         let error = error(&context, &sql).await.to_lowercase();
         let told = ["overflow", "out of range", "divide by zero", "division by zero"];
@@ -117,7 +117,7 @@ async fn sums_past_their_range_are_errors() {
     let context = context();
     let big = format!("(VALUES ({MAX}), (1), (1)) AS v(a)");
     let decimals =
-        format!("(SELECT {DIGITS}::DECIMAL(38, 0) AS a UNION ALL SELECT 1::DECIMAL(38, 0)) AS v");
+        format!("(SELECT '{DIGITS}'::DECIMAL(38, 0) AS a UNION ALL SELECT 1::DECIMAL(38, 0)) AS v");
     for sql in [
         format!("SELECT sum(a) FROM {big}"),
         format!("SELECT sum(DISTINCT a) FROM {big}"),

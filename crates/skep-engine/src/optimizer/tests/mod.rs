@@ -29,7 +29,7 @@ pub(super) fn context() -> SessionContext {
     for function in crate::functions::aggregate_functions() {
         context.register_udaf(function.as_ref().clone());
     }
-    for function in crate::functions::arithmetic_functions() {
+    for function in crate::functions::scalar_functions() {
         context.register_udf(function.as_ref().clone());
     }
     context

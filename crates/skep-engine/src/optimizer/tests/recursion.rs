@@ -17,6 +17,16 @@ async fn an_endless_recursion_ends_in_an_error() {
 }
 
 #[tokio::test]
+async fn the_setting_is_listed_and_checked() {
+    let context = context();
+    let sql = "SELECT value FROM information_schema.df_settings \
+               WHERE name = 'skep.max_recursion_depth'";
+    assert_eq!(rows(&context, sql).await, ["100000"]);
+    let error = error(&context, "SET skep.max_recursion_depth = 'far'").await;
+    assert!(error.contains("is a number of steps"), "{error}");
+}
+
+#[tokio::test]
 async fn the_default_bound_holds() {
     let sql = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n FROM r) SELECT count(*) FROM r";
     let error = error(&context(), sql).await;

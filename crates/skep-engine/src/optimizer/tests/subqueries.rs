@@ -40,7 +40,9 @@ async fn compare(context: &SessionContext, value: &str) {
     let mut one_by_one = Vec::new();
     for [a, b, y] in OUTER.map(|row| row.map(literal)) {
         let value = value.replace("t.a", &a).replace("t.b", &b).replace("t.y", &y);
-        one_by_one.extend(rows(context, &format!("SELECT {a}, {b}, {y}, {value}")).await);
+        one_by_one.extend(
+            rows(context, &format!("SELECT {a} AS a, {b} AS b, {y} AS y, {value} AS v")).await,
+        );
     }
     one_by_one.sort();
     assert_eq!(together, one_by_one, "{value}");
@@ -109,7 +111,7 @@ compared! {
         "(SELECT max(c) FROM (SELECT sum(x) OVER (PARTITION BY y) AS c FROM u WHERE u.x > t.a) \
          AS g)",
         "(SELECT max(column1) FROM (VALUES (t.a), (t.b), (3)) AS v)",
-        "(SELECT sum(v) FROM (SELECT unnest([1, 2, t.a]) AS v) AS w)",
+        "(SELECT count(*) FROM (SELECT unnest([1, 2, q.a]) AS v FROM t AS q WHERE q.a < t.a) AS w)",
         "(SELECT count(*) FROM generate_series(1, 5) AS g(v) WHERE v < t.a)",
     ];
     rows_by_order: [
@@ -204,7 +206,7 @@ async fn subqueries_in_every_clause() {
             &["-1", "1", "NULL"][..],
         ),
         (
-            "SELECT count(*), (SELECT count(*) FROM u WHERE u.y < t.y) FROM t GROUP BY 2 ORDER BY 2",
+            "SELECT count(*), (SELECT count(*) FROM u WHERE u.y < t.y) AS n FROM t GROUP BY 2 ORDER BY 2",
             &["3 0", "1 2", "1 3", "2 4"],
         ),
         ("SELECT sum((SELECT count(*) FROM u WHERE u.y < t.y)) FROM t", &["13"]),
@@ -225,8 +227,50 @@ async fn subqueries_in_every_clause() {
         ),
         ("SELECT t.a FROM t ORDER BY (SELECT max(x) FROM u) - t.a, t.a LIMIT 1", &["5"]),
         ("VALUES ((SELECT max(x) FROM u))", &["4"]),
+        ("VALUES ((SELECT max(x) FROM u), 1), (1, (SELECT 2.5))", &["4 1.0", "1 2.5"]),
+        ("SELECT (SELECT 1 FROM u WHERE x > 100) IS NULL, (SELECT 1 WHERE false)", &["true NULL"]),
+        (
+            "SELECT t.a FROM t WHERE (SELECT 1 FROM u WHERE x > 100) IS NULL ORDER BY 1 LIMIT 1",
+            &["1"],
+        ),
+        (
+            "SELECT t.a FROM t ORDER BY (SELECT count(*) FROM u WHERE u.y < t.y), t.b",
+            &["NULL", "1", "4", "2", "3", "5", "5"],
+        ),
         ("SELECT (SELECT max(x) FROM u), EXISTS (SELECT 1 FROM u)", &["4 true"]),
         ("SELECT CASE WHEN (SELECT max(x) FROM u) > 3 THEN 'y' ELSE 'n' END", &["y"]),
+    ] {
+        assert_eq!(rows(&context, sql).await, expected, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn outer_rows_that_cannot_be_evaluated_twice() {
+    let context = tables().await;
+    for (sql, expected) in [
+        (
+            "SELECT a, (SELECT count(*) + s.a FROM u WHERE u.y < s.y) AS n, \
+             (SELECT sum(u.x) FILTER (WHERE u.x > s.a - 2) FROM u WHERE u.y < s.y) AS m \
+             FROM (SELECT * FROM t ORDER BY a LIMIT 5) AS s ORDER BY a",
+            &["1 1 NULL", "2 4 3", "3 6 5", "4 4 NULL", "5 9 NULL"][..],
+        ),
+        // Equal rows stay apart, and rows with no partner stay.
+        (
+            "SELECT (SELECT count(*) FROM u WHERE u.y < s.y) AS n \
+             FROM (SELECT y FROM t ORDER BY y NULLS FIRST LIMIT 9) AS s ORDER BY n",
+            &["0", "0", "0", "2", "3", "4", "4"],
+        ),
+        (
+            "SELECT sum(ok) FROM (SELECT CASE WHEN (SELECT count(*) FROM u WHERE u.x <= r.y) = \
+             CAST(floor(r.y) AS INT) THEN 1 ELSE 0 END AS ok FROM \
+             (SELECT random() * 4.5 AS y FROM generate_series(1, 50)) AS r) AS v",
+            &["50"],
+        ),
+        (
+            "SELECT y, (SELECT count(*) FROM u WHERE u.y * 10 < g.av) AS n FROM \
+             (SELECT y, avg(b) AS av FROM t GROUP BY y) AS g WHERE y > 0 ORDER BY y",
+            &["1 0", "2 2", "3 0", "5 4"],
+        ),
     ] {
         assert_eq!(rows(&context, sql).await, expected, "{sql}");
     }
@@ -250,18 +294,29 @@ async fn what_stays_impossible_says_so() {
     let context = tables().await;
     for (sql, what) in [
         (
-            "SELECT (SELECT count(*) FROM u WHERE u.y < t.y) \
-             FROM (SELECT CAST(random() * 9 AS INT) AS y FROM u) AS t",
+            "SELECT EXISTS (SELECT 1 FROM u WHERE u.y < r.y) \
+             FROM (SELECT CAST(random() * 9 AS INT) AS y FROM u) AS r",
             "a volatile function",
         ),
         (
-            "SELECT (SELECT count(*) FROM u WHERE u.y < t.y) FROM (SELECT * FROM t LIMIT 3) AS t",
+            "SELECT EXISTS (SELECT 1 FROM u WHERE u.y < r.y) FROM (SELECT * FROM t LIMIT 3) AS r",
             "LIMIT",
         ),
         (
             "SELECT t.a FROM t LEFT JOIN u ON t.y = u.y \
              AND t.a > (SELECT count(*) FROM u AS q WHERE q.x < t.a AND q.y < u.y)",
             "both sides",
+        ),
+        ("SELECT a FROM t LIMIT (SELECT 2)", "a subquery in LIMIT"),
+        ("DELETE FROM t WHERE a > (SELECT count(*) FROM u)", "a subquery in UPDATE or DELETE"),
+        (
+            "DELETE FROM t WHERE a > (SELECT count(*) FROM u WHERE u.y < t.y)",
+            "a subquery in UPDATE or DELETE",
+        ),
+        ("DELETE FROM t WHERE a IN (SELECT x FROM u)", "a subquery in UPDATE or DELETE"),
+        (
+            "SELECT DISTINCT a FROM t ORDER BY (SELECT count(*) FROM u WHERE u.y < t.y)",
+            "the outer column t.y",
         ),
     ] {
         let error = error(&context, sql).await;
