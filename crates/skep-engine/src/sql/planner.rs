@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::{TableFunctionArgs, TableProvider};
@@ -48,6 +49,9 @@ pub(crate) struct Planner<'a> {
     tables: HashMap<TableReference, Arc<dyn TableSource>>,
     /// What a bare name could have meant, for suggestions.
     known_tables: Vec<String>,
+    /// Whether repeated names are being mended; the schemas asked for on the way must not start
+    /// that again.
+    is_renaming: AtomicBool,
 }
 
 impl<'a> Planner<'a> {
@@ -60,7 +64,7 @@ impl<'a> Planner<'a> {
             .into_iter()
             .map(|(reference, provider)| (reference, provider_as_source(provider)))
             .collect();
-        Self { state, tables, known_tables }
+        Self { state, tables, known_tables, is_renaming: AtomicBool::new(false) }
     }
 
     /// Plans a statement after the rewrites.
@@ -70,28 +74,38 @@ impl<'a> Planner<'a> {
     pub(crate) fn plan(&self, mut statement: PlanStatement) -> Result<Planned> {
         rewrite_inner(&mut statement, self)?;
         let outcome = match self.to_plan(statement.clone()) {
-            Ok(plan) => return Ok(Planned { plan, has_renamed_outputs: false }),
+            Ok(plan) => Ok(Planned { plan, has_renamed_outputs: false }),
             Err(error) if rewrite::is_duplicate_name(&error) => {
-                let mut renamed = statement.clone();
-                let changed = match inner_statement(&mut renamed) {
-                    Some(inner) => rewrite::rename_duplicate_outputs(inner, self)?,
-                    None => false,
-                };
-                if changed {
-                    let outcome = self.to_plan(renamed);
-                    if let Err(error) = &outcome
-                        && let Some(error) = rewrite::explain_renamed(error)
-                    {
-                        return Err(error);
-                    }
-                    outcome.map(|plan| Planned { plan, has_renamed_outputs: true })
-                } else {
-                    Err(error)
-                }
+                self.plan_renamed(statement.clone(), error)
             }
-            Err(error) => Err(error),
+            Err(error) => Err(Error::from(error)),
         };
-        outcome.map_err(|error| locate(Error::from(error), &statement))
+        outcome.map_err(|error| locate(error, &statement))
+    }
+
+    /// Plans a statement again with its repeated output names marked.
+    fn plan_renamed(
+        &self,
+        mut statement: PlanStatement,
+        error: DataFusionError,
+    ) -> Result<Planned> {
+        let Some(inner) = inner_statement(&mut statement) else {
+            return Err(error.into());
+        };
+        if self.is_renaming.swap(true, Ordering::Relaxed) {
+            return Err(error.into());
+        }
+        let renamed = rewrite::rename_duplicate_outputs(inner, self);
+        self.is_renaming.store(false, Ordering::Relaxed);
+        if !renamed? {
+            return Err(error.into());
+        }
+        match self.to_plan(statement) {
+            Ok(plan) => Ok(Planned { plan, has_renamed_outputs: true }),
+            Err(error) => {
+                Err(rewrite::explain_renamed(&error).unwrap_or_else(|| Error::from(error)))
+            }
+        }
     }
 
     /// Plans a query, for callers that hold one.

@@ -1,0 +1,7 @@
+//! The distributed executor of skep.
+//!
+//! Built from its pure parts outward: identities, the cutting of plans into stages, the scheduler's
+//! decisions, the store that keeps partitions. The drivers that perform decisions over a network
+//! come on top of these.
+
+pub mod ids;
