@@ -288,7 +288,9 @@ fn column_hint(field: &Column, valid: &[Column]) -> Option<String> {
 
 fn out_of_resources(message: &str) -> Error {
     let message = tidy(message);
-    let hint = if message.contains("max_temp_directory_size") || message.contains("spill") {
+    // A list of all consumers comes first, over several lines.
+    let message = message.rsplit_once("\nError: ").map_or(message.as_str(), |(_, reason)| reason);
+    let hint = if message.contains("max_temp_directory_size") || message.contains("disk space") {
         "free disk space, or raise the spill limit"
     } else {
         "raise the memory limit (--memory), or SET datafusion.execution.target_partitions lower"

@@ -37,7 +37,7 @@ use crate::sql::{self, Planned, Planner, Statement, rewrite};
 use crate::{functions, optimizer};
 
 /// How deep views may name views before it is taken for a circle.
-const MAX_VIEW_DEPTH: usize = 32;
+pub(crate) const MAX_VIEW_DEPTH: usize = 32;
 
 /// One user's session: temporary tables, settings, current schema. Clones share it.
 #[derive(Clone)]
@@ -230,6 +230,8 @@ fn new_context(
     }
     let options = config.options_mut();
     options.sql_parser.collect_spans = true;
+    // Without one, TIMESTAMP WITH TIME ZONE would be a timestamp without.
+    options.execution.time_zone = Some("+00:00".to_owned());
     options.explain.show_statistics = false;
     object_stores::register_settings(options);
     stores.configure(options);

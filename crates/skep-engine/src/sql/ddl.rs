@@ -1,5 +1,6 @@
 //! `CREATE` and `DROP`: changes of the catalog, done whole or not at all.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use datafusion::datasource::ViewTable;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan, LogicalPlanBuilder, cast, col};
 use datafusion::sql::parser::{CreateExternalTable, Statement as PlanStatement};
+use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::{ColumnDef, ObjectName, ObjectNamePart};
 use tempfile::TempDir;
 
@@ -17,10 +19,10 @@ use crate::catalog::{CATALOG, Definition, TEMP, TableEntry, ViewText};
 use crate::error::{Error, Result};
 use crate::files::{self, FileTable, FileTarget, Format, WriteMode};
 use crate::query::{QueryStream, StatementKind};
-use crate::session::{Scope, Session, command_done, named_columns};
+use crate::session::{MAX_VIEW_DEPTH, Scope, Session, command_done, named_columns};
 use crate::sql::normalize;
 use crate::sql::planner::Planner;
-use crate::sql::statement::{CreateTable, CreateView, Drop, DropKind};
+use crate::sql::statement::{CreateTable, CreateView, Drop, DropKind, Statement};
 
 /// Where a new table goes.
 #[derive(Debug)]
@@ -184,8 +186,9 @@ impl Session {
                 let provider = Arc::new(ViewTable::new(plan, Some(view.query.clone())));
                 Definition::Provider { provider, text: Some(view.query) }
             }
-            Place::Persistent { .. } => {
+            Place::Persistent { schema, name } => {
                 self.refuse_temporaries(&create.query)?;
+                self.refuse_circle(&view, schema, name, 0)?;
                 // Planned to see that it can be; each use plans it anew.
                 self.inner.plan_view(&state, &view, 0).await?;
                 Definition::View(view)
@@ -195,12 +198,39 @@ impl Session {
         Ok(command_done("CREATE VIEW"))
     }
 
+    /// A view that is replaced must not name itself, be it through other views.
+    fn refuse_circle(&self, view: &ViewText, schema: &str, name: &str, depth: usize) -> Result<()> {
+        let limit = {
+            let state = self.inner.context.state_ref();
+            state.read().config_options().sql_parser.recursion_limit.get()
+        };
+        let Statement::Plan(statement) = super::parse(&view.query, limit)? else {
+            return Ok(());
+        };
+        let (references, _) = resolve_table_references(&statement, true)?;
+        for reference in references {
+            let in_schema = reference.schema().unwrap_or(&view.schema).to_owned();
+            let snapshot = self.inner.catalog.persistent().snapshot()?;
+            let Some(entry) = snapshot.table(&in_schema, reference.table()) else { continue };
+            if in_schema == schema && reference.table() == name {
+                return Err(Error::plan(format!("the view \"{name}\" would name itself")));
+            }
+            // Deeper ones fail when they are planned.
+            if let Definition::View(inner) = &entry.definition
+                && depth < MAX_VIEW_DEPTH
+            {
+                self.refuse_circle(inner, schema, name, depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+
     /// A kept view must not hang on what ends with the session.
     fn refuse_temporaries(&self, query: &datafusion::sql::sqlparser::ast::Query) -> Result<()> {
         let statement = PlanStatement::Statement(Box::new(
             datafusion::sql::sqlparser::ast::Statement::Query(Box::new(query.clone())),
         ));
-        let (references, _) = datafusion::sql::resolve::resolve_table_references(&statement, true)?;
+        let (references, _) = resolve_table_references(&statement, true)?;
         for reference in references {
             let is_bare = reference.schema().is_none() || reference.schema() == Some(TEMP);
             if is_bare && self.inner.catalog.temporary(reference.table()).is_some() {
@@ -233,11 +263,13 @@ impl Session {
 
     /// `DROP TABLE | VIEW | SCHEMA`.
     pub(crate) fn drop(&self, drop: &Drop) -> Result<QueryStream> {
-        for name in &drop.names {
-            match drop.kind {
-                DropKind::Schema => self.drop_schema(name, drop)?,
-                DropKind::Table | DropKind::View => self.drop_table(name, drop)?,
-            }
+        if drop.kind == DropKind::Schema {
+            drop.names.iter().try_for_each(|name| self.drop_schema(name, drop))?;
+        } else {
+            // All names are looked up before the first is dropped.
+            let found = drop.names.iter().map(|name| self.find_to_drop(name, drop));
+            let found = found.collect::<Result<Vec<_>>>()?;
+            found.iter().flatten().try_for_each(|reference| self.drop_table(reference))?;
         }
         Ok(command_done(match drop.kind {
             DropKind::Table => "DROP TABLE",
@@ -246,22 +278,23 @@ impl Session {
         }))
     }
 
-    fn drop_table(&self, name: &ObjectName, drop: &Drop) -> Result<()> {
+    /// Returns the table or view that a `DROP` means, or none if it is not there and need not be.
+    fn find_to_drop(&self, name: &ObjectName, drop: &Drop) -> Result<Option<TableReference>> {
         let reference = table_reference(name)?;
         let scope = self.scope();
         let found = self.inner.find(&reference, &scope)?;
         let kind = if drop.kind == DropKind::View { "view" } else { "table" };
         let Some(entry) = found else {
             if drop.if_exists {
-                return Ok(());
+                return Ok(None);
             }
             let known = self.inner.catalog.table_names(&scope.schema);
             let known = known.iter().map(String::as_str);
             return Err(Error::not_found(kind, reference.to_string(), known));
         };
         // Spark drops a temporary view over files with either word.
-        let is_temporary = self.is_temporary(&reference);
-        if entry.is_view() != (drop.kind == DropKind::View) && !is_temporary {
+        let is_other = entry.is_view() != (drop.kind == DropKind::View);
+        if is_other && !self.is_temporary(&reference) {
             let is = if entry.is_view() { "view" } else { "table" };
             return Err(Error::Plan {
                 message: format!("\"{reference}\" is a {is}, not a {kind}"),
@@ -269,10 +302,15 @@ impl Session {
                 hint: Some(format!("DROP {} {reference}", is.to_uppercase())),
             });
         }
-        if is_temporary {
+        Ok(Some(reference))
+    }
+
+    fn drop_table(&self, reference: &TableReference) -> Result<()> {
+        if self.is_temporary(reference) {
             self.inner.catalog.remove_temporary(reference.table());
             return Ok(());
         }
+        let scope = self.scope();
         let schema = reference.schema().unwrap_or(&scope.schema);
         let removed = self.inner.catalog.persistent().remove_table(schema, reference.table())?;
         removed.map_or(Ok(()), |entry| remove_files(&entry))
@@ -353,7 +391,12 @@ impl Session {
         }
         let state = self.inner.context.state();
         let planner = Planner::new(&state, std::collections::HashMap::new(), Vec::new());
-        Ok(Some(Arc::new(planner.schema_of_columns(columns)?)))
+        let schema = planner.schema_of_columns(columns)?;
+        let mut seen = HashSet::new();
+        if let Some(field) = schema.fields().iter().find(|field| !seen.insert(field.name())) {
+            return Err(Error::plan(format!("column \"{}\" appears more than once", field.name())));
+        }
+        Ok(Some(Arc::new(schema)))
     }
 
     fn cast_to_columns(
@@ -440,31 +483,19 @@ fn managed_table(
     create: &CreateTable,
     schema: &Schema,
 ) -> Result<FileTable> {
-    let mut fields = Vec::new();
-    let mut partition_columns = Vec::new();
-    for field in schema.fields() {
-        match create.partition_by.contains(field.name()) {
-            true => partition_columns.push((field.name().clone(), field.data_type().clone())),
-            false => fields.push(Arc::clone(field)),
-        }
-    }
     for name in &create.partition_by {
-        if !partition_columns.iter().any(|(known, _)| known == name) {
+        if schema.field_with_name(name).is_err() {
             let known = schema.fields().iter().map(|field| field.name().as_str());
             return Err(Error::not_found("column", name, known));
         }
     }
-    partition_columns
-        .sort_by_key(|(name, _)| create.partition_by.iter().position(|given| given == name));
-    let mut table = FileTable::from_spark(
+    FileTable::from_spark(
         format,
         &create.options,
-        Some(Arc::new(Schema::new(fields))),
+        Some(Arc::new(schema.clone())),
         Some(format!("{}/", home.display())),
         create.partition_by.clone(),
-    )?;
-    table.partition_columns = partition_columns;
-    Ok(table)
+    )
 }
 
 /// Arrow types that the Parquet writer takes.

@@ -195,12 +195,7 @@ impl StatementParser<'_> {
     }
 
     fn parse_partition_columns(&mut self) -> Result<Vec<String>> {
-        self.run(|parser| {
-            parser.expect_token(&Token::LParen)?;
-            let names = parser.parse_comma_separated(Parser::parse_identifier)?;
-            parser.expect_token(&Token::RParen)?;
-            Ok(names.into_iter().map(|name| normalize(name.quote_style, name.value)).collect())
-        })
+        self.run(parse_column_names)
     }
 
     fn parse_create_view(&mut self, or_replace: bool, temporary: bool) -> Result<Statement> {
@@ -208,13 +203,10 @@ impl StatementParser<'_> {
         let name = self.object_name()?;
         let mut columns = Vec::new();
         let mut comment = None;
-        let at_parenthesis = self.parser.index();
         if self.parser.peek_token().token == Token::LParen {
             // `(a, b) AS` names columns; `(a INT) USING csv` declares them.
-            match self.parse_partition_columns() {
-                Ok(names) => columns = names,
-                Err(_) => self.rewind(at_parenthesis),
-            }
+            let names = self.run(|parser| parser.maybe_parse(parse_column_names))?;
+            columns = names.unwrap_or_default();
         }
         if self.keyword(Keyword::COMMENT) {
             comment = Some(self.string()?);
@@ -419,6 +411,9 @@ impl StatementParser<'_> {
     }
 
     fn setting_name(&mut self) -> Result<String> {
+        if self.keywords(&[Keyword::TIME, Keyword::ZONE]) {
+            return Ok(TIME_ZONE.to_owned());
+        }
         let mut name = String::new();
         loop {
             match self.parser.next_token().token {
@@ -491,12 +486,6 @@ impl StatementParser<'_> {
         parse(&mut self.parser).map_err(|error| convert_parser(&error))
     }
 
-    fn rewind(&mut self, index: usize) {
-        while self.parser.index() > index {
-            self.parser.prev_token();
-        }
-    }
-
     fn at_end(&self) -> bool {
         matches!(self.parser.peek_token().token, Token::EOF | Token::SemiColon)
     }
@@ -523,7 +512,15 @@ impl StatementParser<'_> {
 }
 
 /// The setting that `SET TIME ZONE` means.
-const TIME_ZONE: &str = "datafusion.execution.time_zone";
+pub(crate) const TIME_ZONE: &str = "datafusion.execution.time_zone";
+
+/// `(a, b, ...)`.
+fn parse_column_names(parser: &mut Parser<'_>) -> Result<Vec<String>, ParserError> {
+    parser.expect_token(&Token::LParen)?;
+    let names = parser.parse_comma_separated(Parser::parse_identifier)?;
+    parser.expect_token(&Token::RParen)?;
+    Ok(names.into_iter().map(|name| normalize(name.quote_style, name.value)).collect())
+}
 
 fn parse_option_key(parser: &mut Parser<'_>) -> Result<String, ParserError> {
     let first = parser.next_token();

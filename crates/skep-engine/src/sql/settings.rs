@@ -1,5 +1,6 @@
 //! `SET`, `RESET`, `SHOW SETTINGS` and `USE`.
 
+use datafusion::arrow::array::timezone::Tz;
 use datafusion::common::config::{ConfigEntry, ConfigField};
 use datafusion::logical_expr::{LogicalPlan, SetVariable, Statement as PlanCommand};
 use datafusion::sql::sqlparser::ast::ObjectName;
@@ -9,6 +10,7 @@ use crate::object_stores;
 use crate::query::QueryStream;
 use crate::session::{Session, command_done};
 use crate::sql::describe::text_table;
+use crate::sql::parser::TIME_ZONE;
 use crate::sql::show::matches;
 
 const DEFAULT_SCHEMA: &str = "datafusion.catalog.default_schema";
@@ -31,6 +33,9 @@ impl Session {
         }
         refuse_fixed(name)?;
         self.check_known(name)?;
+        if name == TIME_ZONE {
+            check_time_zone(value)?;
+        }
         self.apply(name, value).await?;
         Ok(command_done("SET"))
     }
@@ -164,6 +169,20 @@ impl Session {
         let state = self.inner.context.state_ref();
         state.write().config_mut().options_mut().catalog.default_schema = name.to_owned();
         Ok(command_done("USE"))
+    }
+}
+
+/// DataFusion takes any text, and fails in each query after.
+fn check_time_zone(value: &str) -> Result<()> {
+    match value.parse::<Tz>() {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::InvalidSetting {
+            name: TIME_ZONE.to_owned(),
+            message: format!("there is no time zone \"{value}\""),
+            hint: Some(
+                "write a name such as Europe/Berlin, or an offset such as +02:00".to_owned(),
+            ),
+        }),
     }
 }
 

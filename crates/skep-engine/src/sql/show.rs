@@ -111,9 +111,13 @@ impl Session {
                     "{name} was made from a DataFrame: there is no statement for it"
                 )));
             }
-            Definition::Files { table: files, .. } => {
+            Definition::Files { table: files, managed } => {
                 let provider = self.inner.open_entry(&entry).await?;
-                create_files_text(temporary, &name, files, provider.schema().as_ref())
+                let schema = provider.schema();
+                match managed {
+                    true => create_managed_text(temporary, &name, files, schema.as_ref()),
+                    false => create_files_text(temporary, &name, files, schema.as_ref()),
+                }
             }
         };
         text_table(["table_name", "create_statement"], vec![[reference.table().to_owned(), text]])
@@ -158,24 +162,44 @@ fn function_row(
     [name.to_owned(), kind.to_owned(), syntax, description.unwrap_or_default()]
 }
 
+/// A table whose files skep keeps is made again without saying where.
+fn create_managed_text(
+    temporary: &str,
+    name: &str,
+    table: &crate::files::FileTable,
+    schema: &datafusion::arrow::datatypes::Schema,
+) -> String {
+    let mut text = format!("CREATE {temporary}TABLE {name} ({}\n)", column_lines(schema));
+    text.push_str(&format!(" USING {}", table.format));
+    if !table.partition_columns.is_empty() {
+        text.push_str(&format!("\nPARTITIONED BY ({})", partition_names(table)));
+    }
+    text
+}
+
+fn column_lines(schema: &datafusion::arrow::datatypes::Schema) -> String {
+    let columns = schema.fields().iter().map(|field| {
+        let required = if field.is_nullable() { "" } else { " NOT NULL" };
+        format!("\n  {} {}{required}", quoted(field.name()), sql_type(field.data_type()))
+    });
+    columns.collect::<Vec<_>>().join(",")
+}
+
+fn partition_names(table: &crate::files::FileTable) -> String {
+    let names: Vec<String> = table.partition_columns.iter().map(|(name, _)| name.clone()).collect();
+    quoted_list(&names)
+}
+
 fn create_files_text(
     temporary: &str,
     name: &str,
     table: &crate::files::FileTable,
     schema: &datafusion::arrow::datatypes::Schema,
 ) -> String {
-    let mut text = format!("CREATE EXTERNAL {temporary}TABLE {name} (\n");
-    let columns: Vec<String> = schema
-        .fields()
-        .iter()
-        .map(|field| format!("  {} {}", quoted(field.name()), sql_type(field.data_type())))
-        .collect();
-    text.push_str(&columns.join(",\n"));
-    text.push_str(&format!("\n) STORED AS {}", table.format.to_string().to_uppercase()));
+    let mut text = format!("CREATE EXTERNAL {temporary}TABLE {name} ({}\n)", column_lines(schema));
+    text.push_str(&format!(" STORED AS {}", table.format.to_string().to_uppercase()));
     if !table.partition_columns.is_empty() {
-        let names: Vec<String> =
-            table.partition_columns.iter().map(|(name, _)| name.clone()).collect();
-        text.push_str(&format!("\nPARTITIONED BY ({})", quoted_list(&names)));
+        text.push_str(&format!("\nPARTITIONED BY ({})", partition_names(table)));
     }
     let locations: Vec<String> = table.locations.iter().map(|path| literal(path)).collect();
     text.push_str(&format!("\nLOCATION {}", locations.join(", ")));
