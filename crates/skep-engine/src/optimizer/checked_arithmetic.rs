@@ -119,13 +119,76 @@ fn may_wrap(left: &Expr, op: Operator, right: &Expr, schema: &DFSchema) -> Resul
         return Ok(false);
     }
     let whole = BinaryExpr::new(Box::new(left.clone()), op, Box::new(right.clone()));
-    Ok(match Expr::BinaryExpr(whole).get_type(schema)? {
+    let whole = Expr::BinaryExpr(whole);
+    Ok(match whole.get_type(schema)? {
         DataType::Decimal32(precision, _) => precision == DECIMAL32_MAX_PRECISION,
         DataType::Decimal64(precision, _) => precision == DECIMAL64_MAX_PRECISION,
-        DataType::Decimal128(precision, _) => precision == DECIMAL128_MAX_PRECISION,
+        DataType::Decimal128(precision, scale) => {
+            let summed = decimal_scale(&left_type).saturating_add(decimal_scale(&right_type));
+            let is_exact = op != Operator::Multiply || scale == summed;
+            precision == DECIMAL128_MAX_PRECISION && !(is_exact && fits(&whole, scale, schema))
+        }
         DataType::Decimal256(precision, _) => precision == DECIMAL256_MAX_PRECISION,
         _ => false,
     })
+}
+
+fn decimal_scale(data_type: &DataType) -> i8 {
+    match data_type {
+        DataType::Decimal32(_, scale)
+        | DataType::Decimal64(_, scale)
+        | DataType::Decimal128(_, scale)
+        | DataType::Decimal256(_, scale) => *scale,
+        _ => 0,
+    }
+}
+
+/// Tells whether a decimal stays within 38 digits by what its operands can be: the type of
+/// `price * (1 - discount)` has no room left, its values have.
+fn fits(expr: &Expr, scale: i8, schema: &DFSchema) -> bool {
+    // Half of the range: far more than what the estimate in floats may be off.
+    const LARGEST: f64 = 0.5e38;
+    let largest = operands_magnitude(expr, schema);
+    largest.is_some_and(|largest| largest * 10_f64.powi(scale.into()) < LARGEST)
+}
+
+fn operands_magnitude(expr: &Expr, schema: &DFSchema) -> Option<f64> {
+    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = expr else {
+        return None;
+    };
+    let (left, right) = (magnitude(left, schema)?, magnitude(right, schema)?);
+    match op {
+        Operator::Plus | Operator::Minus => Some(left + right),
+        Operator::Multiply => Some(left * right),
+        _ => None,
+    }
+}
+
+/// An upper bound of an expression's absolute value, as its type and form tell.
+fn magnitude(expr: &Expr, schema: &DFSchema) -> Option<f64> {
+    let own = match expr.get_type(schema).ok()? {
+        DataType::Decimal32(precision, scale)
+        | DataType::Decimal64(precision, scale)
+        | DataType::Decimal128(precision, scale) => {
+            Some(10_f64.powi(i32::from(precision) - i32::from(scale)))
+        }
+        data_type => integer_bounds(&data_type).map(|(low, high)| (high.max(-low) as f64).max(1.0)),
+    };
+    let by_form = match expr {
+        Expr::Literal(value, _) => match value.cast_to(&DataType::Float64).ok()? {
+            ScalarValue::Float64(Some(value)) => Some(value.abs()),
+            _ => None,
+        },
+        Expr::Alias(alias) => magnitude(&alias.expr, schema),
+        // A cast may round up.
+        Expr::Cast(cast) => magnitude(&cast.expr, schema).map(|inner| inner + 1.0),
+        Expr::BinaryExpr(_) => operands_magnitude(expr, schema),
+        _ => None,
+    };
+    match (own, by_form) {
+        (Some(own), Some(by_form)) => Some(own.min(by_form)),
+        (own, by_form) => own.or(by_form),
+    }
 }
 
 type Range = (i128, i128);

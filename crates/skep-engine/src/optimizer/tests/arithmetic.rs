@@ -211,3 +211,26 @@ async fn casts_out_of_range_are_errors() {
         error(&context, sql).await;
     }
 }
+
+/// The price of checking is paid only where a number could really leave its type.
+#[tokio::test]
+async fn decimals_that_have_room_are_not_checked() {
+    let context = context();
+    let plan = |sql: &'static str| {
+        let context = &context;
+        async move {
+            let frame = context.sql(sql).await.expect("plan");
+            format!("{}", frame.into_optimized_plan().expect("optimize"))
+        }
+    };
+    let roomy = plan(
+        "SELECT p * (1 - d) FROM (VALUES (1.0::DECIMAL(15, 2), 0.1::DECIMAL(15, 2)), (2.0, 0.2)) AS v(p, d)",
+    )
+    .await;
+    assert!(!roomy.contains("checked"), "{roomy}");
+    let tight = plan(
+        "SELECT p * d FROM (VALUES (1.0::DECIMAL(30, 2), 0.1::DECIMAL(15, 2)), (2.0, 0.2)) AS v(p, d)",
+    )
+    .await;
+    assert!(tight.contains("checked"), "{tight}");
+}
