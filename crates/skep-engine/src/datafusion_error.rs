@@ -8,6 +8,7 @@ use datafusion::sql::sqlparser::parser::ParserError;
 use object_store::Error as StoreError;
 
 use crate::error::{Error, Position, closest};
+use crate::planner_message::{plan_error, unsupported_error};
 
 impl From<DataFusionError> for Error {
     fn from(error: DataFusionError) -> Self {
@@ -37,11 +38,9 @@ fn convert(error: &DataFusionError) -> Error {
             hint: None,
         },
         DataFusionError::SQL(parser, _) => convert_parser(parser),
-        DataFusionError::NotImplemented(message) => {
-            Error::Unsupported { what: format!("this statement ({})", tidy(message)), hint: None }
-        }
+        DataFusionError::NotImplemented(message) => unsupported_error(&tidy(message)),
         DataFusionError::Plan(message) | DataFusionError::Configuration(message) => {
-            convert_plan(message)
+            plan_error(&tidy(message))
         }
         DataFusionError::SchemaError(schema, _) => convert_schema(schema),
         DataFusionError::Execution(message) => Error::Data { message: tidy(message), hint: None },
@@ -220,20 +219,6 @@ fn hint_for_syntax(message: &str) -> Option<String> {
         return None;
     }
     closest(found, STATEMENT_KEYWORDS).map(|keyword| format!("did you mean {keyword}?"))
-}
-
-fn convert_plan(message: &str) -> Error {
-    let message = tidy(message);
-    if let Some(rest) = message.strip_prefix("Invalid function '")
-        && let Some((name, advice)) = rest.split_once('\'')
-    {
-        let hint = advice
-            .split_once("Did you mean '")
-            .and_then(|(_, rest)| rest.split_once('\''))
-            .map(|(meant, _)| format!("did you mean \"{meant}\"?"));
-        return Error::NotFound { kind: "function", name: name.to_owned(), position: None, hint };
-    }
-    Error::plan(message)
 }
 
 fn convert_schema(schema: &SchemaError) -> Error {

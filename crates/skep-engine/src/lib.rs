@@ -17,6 +17,7 @@ mod files;
 mod functions;
 mod object_stores;
 mod optimizer;
+mod planner_message;
 mod query;
 mod runtime;
 mod session;

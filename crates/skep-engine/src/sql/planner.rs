@@ -80,7 +80,24 @@ impl<'a> Planner<'a> {
             }
             Err(error) => Err(Error::from(error)),
         };
-        outcome.map_err(|error| locate(error, &statement))
+        outcome.map_err(|error| locate(self.explain_window(error), &statement))
+    }
+
+    /// A window function is a function by another way of calling it.
+    fn explain_window(&self, error: Error) -> Error {
+        match error {
+            Error::NotFound { kind: "function", name, position, .. }
+                if self.state.window_functions().contains_key(&name) =>
+            {
+                let hint = Some(format!("{name}(...) OVER (ORDER BY ...)"));
+                Error::Plan {
+                    message: format!("the window function \"{name}\" needs OVER"),
+                    position,
+                    hint,
+                }
+            }
+            other => other,
+        }
     }
 
     /// Plans a statement again with its repeated output names marked.
