@@ -5,6 +5,7 @@
 mod batch;
 mod errors;
 mod formats;
+mod object_stores;
 mod process;
 mod prompt;
 mod stdin;
