@@ -7,6 +7,7 @@ mod entry;
 mod persistent;
 mod session;
 mod store;
+mod warehouse;
 
 pub(crate) use entry::{Definition, TableEntry, ViewText};
 pub(crate) use persistent::PersistentCatalog;

@@ -9,11 +9,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use parking_lot::RwLock;
 
 use crate::catalog::entry::TableEntry;
-use crate::catalog::store::{CatalogFile, Stamp};
+use crate::catalog::store::CatalogFile;
+use crate::catalog::warehouse::Warehouse;
 use crate::catalog::{PUBLIC, TEMP};
 use crate::error::{Error, Result};
 
@@ -50,8 +52,9 @@ impl Snapshot {
 #[derive(Debug)]
 pub(crate) struct PersistentCatalog {
     file: CatalogFile,
-    data_dir: PathBuf,
-    current: RwLock<(Option<Stamp>, Arc<Snapshot>)>,
+    warehouse: Warehouse,
+    /// The catalog last read, with its text.
+    current: RwLock<(Vec<u8>, Arc<Snapshot>)>,
 }
 
 impl PersistentCatalog {
@@ -71,8 +74,32 @@ impl PersistentCatalog {
             source,
         })?;
         let file = CatalogFile::new(&data_dir);
-        let (stamp, snapshot) = file.read()?;
-        Ok(Self { file, data_dir, current: RwLock::new((stamp, Arc::new(snapshot))) })
+        let warehouse = Warehouse::new(&data_dir);
+        let text = file.read()?;
+        let snapshot = file.parse(&text)?;
+        let catalog = Self { file, warehouse, current: RwLock::new((text, Arc::new(snapshot))) };
+        catalog.sweep();
+        Ok(catalog)
+    }
+
+    /// Removes what no table needs any more. That it cannot, in a directory that may only be read
+    /// say, is no reason not to answer queries.
+    fn sweep(&self) {
+        let Ok(lock) = self.file.lock() else { return };
+        if let Ok(snapshot) = self.snapshot() {
+            self.warehouse.sweep(&snapshot, SystemTime::now());
+        }
+        drop(lock);
+    }
+
+    /// Lets go of a managed table's files, once no catalog names them.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the directory cannot be marked.
+    pub(crate) fn forget_files(&self, entry: &TableEntry) -> Result<()> {
+        self.warehouse.forget(entry)?;
+        self.sweep();
+        Ok(())
     }
 
     /// Returns the catalog as it is now, reading it again if another process changed it.
@@ -80,17 +107,17 @@ impl PersistentCatalog {
     /// # Errors
     /// [`Error::File`] if it changed and cannot be read.
     pub(crate) fn snapshot(&self) -> Result<Arc<Snapshot>> {
-        let stamp = self.file.stamp();
+        let text = self.file.read()?;
         {
             let current = self.current.read();
-            if current.0 == stamp {
+            if current.0 == text {
                 return Ok(Arc::clone(&current.1));
             }
         }
-        let (stamp, fresh) = self.file.read()?;
+        let fresh = self.file.parse(&text)?;
         let mut current = self.current.write();
         let snapshot = Arc::new(keep_opened(fresh, &current.1));
-        *current = (stamp, Arc::clone(&snapshot));
+        *current = (text, Arc::clone(&snapshot));
         Ok(snapshot)
     }
 
@@ -101,7 +128,7 @@ impl PersistentCatalog {
 
     /// Returns the directory in which a managed table's files go.
     pub(crate) fn warehouse(&self, schema: &str) -> PathBuf {
-        self.data_dir.join("warehouse").join(schema)
+        self.warehouse.schema_dir(schema)
     }
 
     /// Adds a table; returns the entry it replaced.
@@ -181,8 +208,8 @@ impl PersistentCatalog {
         let lock = self.file.lock()?;
         let mut snapshot = (*self.snapshot()?).clone();
         let outcome = change(&mut snapshot)?;
-        let stamp = self.file.write(&snapshot)?;
-        *self.current.write() = (stamp, Arc::new(snapshot));
+        let text = self.file.write(&snapshot)?;
+        *self.current.write() = (text, Arc::new(snapshot));
         drop(lock);
         Ok(outcome)
     }

@@ -5,7 +5,6 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
@@ -17,14 +16,6 @@ use crate::files::{FileTable, Format, SortColumn};
 
 const VERSION: u32 = 1;
 
-/// What tells one version of the file from another without reading it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stamp {
-    modified: SystemTime,
-    length: u64,
-    inode: u64,
-}
-
 /// Where the catalog is kept.
 #[derive(Debug)]
 pub(crate) struct CatalogFile {
@@ -35,18 +26,6 @@ pub(crate) struct CatalogFile {
 impl CatalogFile {
     pub(crate) fn new(data_dir: &Path) -> Self {
         Self { path: data_dir.join("catalog.json"), lock: data_dir.join("catalog.lock") }
-    }
-
-    /// Returns the stamp of the file as it is now; `None` if there is none yet.
-    pub(crate) fn stamp(&self) -> Option<Stamp> {
-        use std::os::unix::fs::MetadataExt;
-
-        let metadata = fs::metadata(&self.path).ok()?;
-        Some(Stamp {
-            modified: metadata.modified().ok()?,
-            length: metadata.len(),
-            inode: metadata.ino(),
-        })
     }
 
     /// Waits until no other process changes the catalog; the lock ends with the file.
@@ -62,27 +41,32 @@ impl CatalogFile {
         Ok(file)
     }
 
-    pub(crate) fn read(&self) -> Result<(Option<Stamp>, Snapshot)> {
-        let stamp = self.stamp();
-        let text = match fs::read(&self.path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Ok((None, Snapshot::default()));
-            }
-            Err(source) => {
-                return Err(Error::Io { action: "read", path: self.path.clone(), source });
-            }
-        };
+    /// Reads the file; nothing if there is none yet.
+    ///
+    /// The text itself tells one version from another: times and sizes are too coarse when two
+    /// processes take turns.
+    pub(crate) fn read(&self) -> Result<Vec<u8>> {
+        match fs::read(&self.path) {
+            Ok(text) => Ok(text),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            Err(source) => Err(Error::Io { action: "read", path: self.path.clone(), source }),
+        }
+    }
+
+    pub(crate) fn parse(&self, text: &[u8]) -> Result<Snapshot> {
+        if text.is_empty() {
+            return Ok(Snapshot::default());
+        }
         let stored: StoredCatalog =
-            serde_json::from_slice(&text).map_err(|error| self.broken(error.to_string()))?;
+            serde_json::from_slice(text).map_err(|error| self.broken(error.to_string()))?;
         if stored.version != VERSION {
             return Err(self.broken(format!("it has version {}, not {VERSION}", stored.version)));
         }
-        Ok((stamp, stored.into_snapshot().map_err(|message| self.broken(message))?))
+        stored.into_snapshot().map_err(|message| self.broken(message))
     }
 
     /// Writes beside the file and renames, so that a reader sees the old or the new whole.
-    pub(crate) fn write(&self, snapshot: &Snapshot) -> Result<Option<Stamp>> {
+    pub(crate) fn write(&self, snapshot: &Snapshot) -> Result<Vec<u8>> {
         let failed = |source| Error::Io { action: "write", path: self.path.clone(), source };
         let stored = StoredCatalog::from_snapshot(snapshot)?;
         let text = serde_json::to_vec_pretty(&stored).map_err(|error| Error::Internal {
@@ -97,7 +81,7 @@ impl CatalogFile {
             // The rename itself is durable only once the directory is.
             File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
         }
-        Ok(self.stamp())
+        Ok(text)
     }
 
     fn broken(&self, message: String) -> Error {

@@ -313,7 +313,7 @@ impl Session {
         let scope = self.scope();
         let schema = reference.schema().unwrap_or(&scope.schema);
         let removed = self.inner.catalog.persistent().remove_table(schema, reference.table())?;
-        removed.map_or(Ok(()), |entry| remove_files(&entry))
+        removed.map_or(Ok(()), |entry| self.inner.catalog.persistent().forget_files(&entry))
     }
 
     fn is_temporary(&self, reference: &TableReference) -> bool {
@@ -325,7 +325,7 @@ impl Session {
         let name = schema_name(name)?;
         let catalog = self.inner.catalog.persistent();
         match catalog.remove_schema(&name, drop.cascade)? {
-            Some(tables) => tables.values().try_for_each(|entry| remove_files(entry)),
+            Some(tables) => tables.values().try_for_each(|entry| catalog.forget_files(entry)),
             None if drop.if_exists => Ok(()),
             None => {
                 let known = self.inner.catalog.schemas();
@@ -380,7 +380,7 @@ impl Session {
             Place::Persistent { schema, name } => {
                 let catalog = self.inner.catalog.persistent();
                 let replaced = catalog.add_table(&schema, &name, entry, or_replace)?;
-                replaced.map_or(Ok(()), |entry| remove_files(&entry))
+                replaced.map_or(Ok(()), |entry| catalog.forget_files(&entry))
             }
         }
     }
@@ -530,22 +530,6 @@ fn already_there(place: &Place, is_fine: bool, tag: &str) -> Result<QueryStream>
     }
     let (Place::Temporary { name } | Place::Persistent { name, .. }) = place;
     Err(Error::AlreadyExists { kind: "table", name: name.clone() })
-}
-
-/// Removes the rows of a table that skep kept, once no catalog names it.
-fn remove_files(entry: &TableEntry) -> Result<()> {
-    let Definition::Files { table, managed: true } = &entry.definition else {
-        return Ok(());
-    };
-    for location in &table.locations {
-        let path = PathBuf::from(location.strip_prefix("file://").unwrap_or(location));
-        match fs::remove_dir_all(&path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(source) => return Err(Error::Io { action: "remove", path, source }),
-        }
-    }
-    Ok(())
 }
 
 /// A table's name as part of a directory's, for people who look there.
