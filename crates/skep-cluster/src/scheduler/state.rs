@@ -430,7 +430,12 @@ impl Query {
             return;
         }
         self.mark_fetched(partition);
-        self.release(self.result_stage(), partition, now);
+        let stage = self.result_stage();
+        self.release(stage, partition, now);
+        // What has been read counts towards a row limit, although it is held no longer.
+        let attempts = &self.stages[stage].tasks[partition].attempts;
+        let rows = attempts.iter().map(|record| record.output.rows).max();
+        self.stages[stage].sealed_rows += rows.unwrap_or(0);
         self.prune(now);
         self.release_one_to_one(self.result_stage(), partition, now);
     }
