@@ -77,6 +77,9 @@ pub(super) struct Stage {
     pub(super) running_count: usize,
     /// Rows of all that is sealed.
     pub(super) sealed_rows: u64,
+    /// Whether there were once rows enough. Which tasks gave them is settled then: what is lost of
+    /// them is made again, not replaced by others, or a begun result could not be continued.
+    pub(super) is_limit_met: bool,
     /// Waiting tasks whose inputs are there, by the worker they would like, oldest first.
     pub(super) ready: BTreeMap<Option<Site>, BTreeSet<(Duration, usize)>>,
     /// How many of its tasks run or lie where.
@@ -371,9 +374,10 @@ impl Query {
 
     fn stop_at_row_limit(&mut self, stage: usize, now: Duration) {
         let Some(limit) = self.stages[stage].node.row_limit else { return };
-        if self.stages[stage].sealed_rows < limit {
+        if self.stages[stage].is_limit_met || self.stages[stage].sealed_rows < limit {
             return;
         }
+        self.stages[stage].is_limit_met = true;
         for partition in 0..self.stages[stage].tasks.len() {
             if self.phase(stage, partition).is_unfinished() {
                 self.stop(stage, partition, Phase::Skipped, now);
@@ -496,6 +500,7 @@ impl Stage {
             unfinished_count: node.task_count,
             running_count: 0,
             sealed_rows: 0,
+            is_limit_met: false,
             ready: BTreeMap::new(),
             spread: BTreeMap::new(),
         }

@@ -116,7 +116,12 @@ fn random_node(
 
 /// What a task makes of what it reads: of another partition, or of one row more or less, something
 /// else. Bounded, so that broadcasts do not grow without end.
-pub(super) fn derive(query: QueryId, node: &StageNode, partition: usize, input: &[u64]) -> Vec<u64> {
+pub(super) fn derive(
+    query: QueryId,
+    node: &StageNode,
+    partition: usize,
+    input: &[u64],
+) -> Vec<u64> {
     let place = [query.0, u64::from(node.id.0), partition as u64];
     let mut rows: Vec<u64> = if node.inputs.is_empty() {
         let count = 1 + hash(&place) % 4;

@@ -135,6 +135,28 @@ impl Account {
         }
     }
 
+    /// A running task whose input is lost is restarted, whether or not it can be told so now.
+    fn void_readers(&mut self) {
+        let held: BTreeSet<_> = self
+            .tasks
+            .iter()
+            .filter_map(|((stage, partition), known)| {
+                let is_held = known.status == Status::Sealed;
+                is_held.then_some((*stage, *partition, known.attempt))
+            })
+            .collect();
+        for known in self.tasks.values_mut() {
+            let Status::Running(sources) = &known.status else { continue };
+            let is_held = |source: &Source| {
+                let (stage, partition) = key(source.producer.task);
+                held.contains(&(stage, partition, source.producer.attempt))
+            };
+            if !sources.iter().all(is_held) {
+                known.status = Status::Gone;
+            }
+        }
+    }
+
     fn running(&mut self, id: TaskAttempt, site: Site) -> Option<&mut Known> {
         let known = self.tasks.get_mut(&key(id.task))?;
         let is_it = known.attempt == id.attempt && known.site == site;
@@ -177,6 +199,7 @@ impl Oracle {
                     account.failed_read_count += 1;
                     if *fault == FetchFault::Missing {
                         account.gone(*result);
+                        account.void_readers();
                     }
                 });
             }
@@ -199,6 +222,7 @@ impl Oracle {
                 TaskFailure::Panic { .. } => account.final_failures.push(FailureKind::Panic),
                 TaskFailure::Fetch { producer, fault: FetchFault::Missing, .. } => {
                     account.gone(*producer);
+                    account.void_readers();
                 }
                 _ => {}
             }
@@ -214,7 +238,8 @@ impl Oracle {
             return;
         }
         let running: BTreeSet<_> = holdings.running.iter().collect();
-        let sealed: BTreeMap<_, _> = holdings.sealed.iter().map(|(id, out)| (*id, out.rows)).collect();
+        let sealed: BTreeMap<_, _> =
+            holdings.sealed.iter().map(|(id, out)| (*id, out.rows)).collect();
         self.plans.retain(|(at, ..)| *at != site);
         for (query, account) in &mut self.accounts {
             for (stage, partition) in account.tasks.keys().copied().collect::<Vec<_>>() {
@@ -225,7 +250,8 @@ impl Oracle {
                 if known.site != site {
                     continue;
                 }
-                let task = TaskId { query: *query, stage: account.graph.stages()[stage].id, partition };
+                let task =
+                    TaskId { query: *query, stage: account.graph.stages()[stage].id, partition };
                 let id = TaskAttempt { task, attempt: known.attempt };
                 match (&known.status, sealed.get(&id)) {
                     (Status::Running(_), Some(rows)) => {
@@ -241,6 +267,7 @@ impl Oracle {
                     _ => {}
                 }
             }
+            account.void_readers();
         }
     }
 
@@ -274,7 +301,9 @@ impl Oracle {
             }
             Action::WorkerLost { life, .. } => self.lose(*life, now),
             Action::QueryFinished { query } => self.check_finished(*query)?,
-            Action::QueryFailed { query, failure } => self.check_failed(*query, failure.kind, now)?,
+            Action::QueryFailed { query, failure } => {
+                self.check_failed(*query, failure.kind, now)?
+            }
             Action::QueryRejected { query, failure } => {
                 let open = self.accounts.values().filter(|account| account.outcome.is_none());
                 let bound = self.config.running_query_count + self.config.queued_query_count;
@@ -409,6 +438,7 @@ impl Oracle {
                     known.status = Status::Gone;
                 }
             }
+            account.void_readers();
         }
         self.plans.retain(|(site, ..)| *site != Site::Worker(life));
     }

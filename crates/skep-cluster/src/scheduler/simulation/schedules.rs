@@ -69,9 +69,11 @@ fn is_part(got: &[u64], expected: &[u64]) -> bool {
 
 fn check_launches(world: &World) {
     let is_plain = world.profile.is_clean
-        && world.oracle.accounts.values().all(|account| {
-            account.outcome == Some(Ok(())) && account.chosen.is_empty()
-        });
+        && world
+            .oracle
+            .accounts
+            .values()
+            .all(|account| account.outcome == Some(Ok(())) && account.chosen.is_empty());
     if is_plain {
         let graphs = world.oracle.accounts.values().map(|account| account.graph.stages());
         let tasks: usize = graphs.flatten().map(|stage| stage.task_count).sum();
@@ -102,11 +104,22 @@ fn every_schedule_of_faults_gives_the_fault_free_result() {
     }
     println!("{faults:?}\n{outcomes:?}");
     let every = [
-        "all lost", "cancel", "corrupt", "cut", "disconnect", "doubled message", "enough",
-        "final failure", "kill", "pause", "worker fault",
+        "all lost",
+        "cancel",
+        "corrupt",
+        "cut",
+        "disconnect",
+        "doubled message",
+        "enough",
+        "final failure",
+        "kill",
+        "pause",
+        "worker fault",
     ];
     assert_eq!(faults.keys().copied().collect::<Vec<_>>(), every, "each fault has been met");
-    for kind in ["Cancelled", "Deadline", "NoWorker", "Attempts", "ResultLost", "QueueFull", "Panic"] {
+    for kind in
+        ["Cancelled", "Deadline", "NoWorker", "Attempts", "ResultLost", "QueueFull", "Panic"]
+    {
         assert!(outcomes.keys().any(|outcome| outcome.contains(kind)), "{kind} has been met");
     }
 }

@@ -108,7 +108,10 @@ impl World {
     pub(super) fn reachable(&self, from: WorkerId, to: Site) -> Result<&SimSite, bool> {
         let worker = worker_of(to);
         let site = &self.sites[&worker];
-        if !site.is_alive || site.site() != to || self.cuts.contains(&(from.min(worker), from.max(worker))) {
+        if !site.is_alive
+            || site.site() != to
+            || self.cuts.contains(&(from.min(worker), from.max(worker)))
+        {
             return Err(false);
         }
         if site.is_paused { Err(true) } else { Ok(site) }
