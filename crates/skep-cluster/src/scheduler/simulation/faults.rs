@@ -231,7 +231,10 @@ impl World {
 
     pub(super) fn expected_rows(&self, query: QueryId) -> Vec<Vec<u64>> {
         let account = &self.oracle.accounts[&query];
-        super::data::expected(query, &account.graph, &account.chosen)
+        let mut chosen = account.chosen.clone();
+        // Part of a result partition may have been read before others had rows enough.
+        chosen.remove(&(account.graph.stages().len() - 1));
+        super::data::expected(query, &account.graph, &chosen)
     }
 
     pub(super) fn faults(&self) -> BTreeSet<&'static str> {

@@ -23,6 +23,8 @@ struct Known {
     site: Site,
     status: Status,
     rows: u64,
+    /// Needed by none while its worker could not be told to let it go: let go or not, both are right.
+    is_uncertain: bool,
     failure_count: u32,
     start_count: u32,
 }
@@ -48,6 +50,8 @@ pub(super) struct Account {
 pub(super) struct Oracle {
     pub(super) accounts: BTreeMap<QueryId, Account>,
     lost: BTreeSet<WorkerLife>,
+    /// Workers that the scheduler knows to be cut off for a moment.
+    cut_off: BTreeSet<Site>,
     live: BTreeSet<WorkerLife>,
     /// The longest time without a worker so far, and since when there is none now.
     no_worker_since: Option<Duration>,
@@ -172,6 +176,9 @@ impl Oracle {
     /// Takes note of what the scheduler is about to hear.
     pub(super) fn hear(&mut self, event: &Event) {
         match event {
+            Event::WorkerDisconnected { life } if self.is_live(Site::Worker(*life)) => {
+                self.cut_off.insert(Site::Worker(*life));
+            }
             Event::Cancel { query } => {
                 self.open(*query, |account| account.is_cancelled = true);
             }
@@ -229,11 +236,28 @@ impl Oracle {
         });
     }
 
+    /// Takes note, after what was heard, of what those that are cut off hold and nobody needs.
+    pub(super) fn note_uncertain(&mut self) {
+        if self.cut_off.is_empty() {
+            return;
+        }
+        for account in self.accounts.values_mut() {
+            for (stage, partition) in account.tasks.keys().copied().collect::<Vec<_>>() {
+                let is_needed = account.is_needed(stage, partition);
+                let known = account.tasks.get_mut(&(stage, partition));
+                if let Some(known) = known.filter(|known| self.cut_off.contains(&known.site)) {
+                    known.is_uncertain |= !is_needed && known.status == Status::Sealed;
+                }
+            }
+        }
+    }
+
     /// Takes note of a worker that is let in, with what it says it holds.
     pub(super) fn hear_join(&mut self, event: &Event) {
         let Event::WorkerJoined { registration, holdings } = event else { return };
         let site = Site::Worker(registration.life);
         self.no_worker_since = None;
+        self.cut_off.remove(&site);
         if self.live.insert(registration.life) {
             return;
         }
@@ -335,7 +359,8 @@ impl Oracle {
         let mut failure_count = 0;
         if let Some(known) = account.tasks.get(&(stage, partition)) {
             ensure!(id.attempt.0 == known.attempt.0 + 1, "{id} after {}", known.attempt);
-            ensure!(known.status == Status::Gone, "{id} although {:?}", known.status);
+            let is_gone = known.status == Status::Gone || known.is_uncertain;
+            ensure!(is_gone, "{id} although {:?}", known.status);
             failure_count = known.failure_count;
             ensure!(failure_count < config.max_attempts, "{id} after {failure_count} failures");
         }
@@ -345,6 +370,7 @@ impl Oracle {
             site,
             status: Status::Running(launch.sources.clone()),
             rows: 0,
+            is_uncertain: false,
             failure_count,
             start_count: id.attempt.0 + 1,
         };
@@ -380,7 +406,9 @@ impl Oracle {
         if current.is_some_and(|known| known.attempt == id.attempt && known.site == site)
             && account.is_sealed(stage, partition)
         {
-            ensure!(!account.is_needed(stage, partition), "{id} released and needed");
+            let is_uncertain = current.is_some_and(|known| known.is_uncertain);
+            let is_needed = account.is_needed(stage, partition);
+            ensure!(!is_needed || is_uncertain, "{id} released and needed");
             account.gone(id);
         }
         Ok(())
@@ -428,6 +456,7 @@ impl Oracle {
     fn lose(&mut self, life: WorkerLife, now: Duration) {
         self.lost.insert(life);
         self.live.remove(&life);
+        self.cut_off.remove(&Site::Worker(life));
         if self.live.is_empty() {
             self.no_worker_since = Some(now);
         }

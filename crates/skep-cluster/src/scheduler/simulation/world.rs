@@ -220,6 +220,7 @@ impl World {
             self.note(|| format!("<- {event:?}"));
             self.oracle.hear(event);
         }
+        self.oracle.note_uncertain();
         let actions = self.scheduler.apply_all(events, self.now);
         for action in actions {
             self.note(|| format!("   -> {action:?}"));
