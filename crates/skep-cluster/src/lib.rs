@@ -5,3 +5,5 @@
 //! come on top of these.
 
 pub mod ids;
+pub mod membership;
+pub mod scheduler;
