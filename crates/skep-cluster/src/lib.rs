@@ -4,4 +4,8 @@
 //! decisions, the store that keeps partitions. The drivers that perform decisions over a network
 //! come on top of these.
 
+pub mod error;
 pub mod ids;
+pub mod store;
+
+pub use error::{Error, Result};
