@@ -32,6 +32,8 @@ pub(super) struct Footprint {
     pub(super) buffers: Box<[(usize, usize)]>,
     /// Bytes that are the batch's own.
     pub(super) overhead: usize,
+    /// Bytes of this batch alone, buffers that it shares with others included.
+    pub(super) total: usize,
 }
 
 impl Footprint {
@@ -44,12 +46,8 @@ impl Footprint {
         let overhead = BATCH_OVERHEAD
             + array_count * ARRAY_OVERHEAD
             + buffers.len() * size_of::<(usize, usize)>();
-        Self { buffers: buffers.into_boxed_slice(), overhead }
-    }
-
-    /// Returns the bytes of this batch alone, buffers that it shares with others included.
-    pub(super) fn total(&self) -> usize {
-        self.overhead + distinct_bytes(&self.buffers)
+        let total = overhead + distinct_bytes(&buffers);
+        Self { buffers: buffers.into_boxed_slice(), overhead, total }
     }
 }
 
@@ -154,10 +152,10 @@ fn is_wasteful(array: &dyn Array) -> bool {
 fn compact_array(array: &ArrayRef) -> Result<Option<ArrayRef>, ArrowError> {
     match array.data_type() {
         DataType::Utf8View if is_wasteful(array) => {
-            Ok(Some(Arc::new(copy(array).as_string_view().gc())))
+            Ok(Some(Arc::new(copy(array)?.as_string_view().gc())))
         }
         DataType::BinaryView if is_wasteful(array) => {
-            Ok(Some(Arc::new(copy(array).as_binary_view().gc())))
+            Ok(Some(Arc::new(copy(array)?.as_binary_view().gc())))
         }
         DataType::Dictionary(key, _) => compact_dictionary(array, key),
         DataType::Struct(fields) if !fields.is_empty() => {
@@ -181,7 +179,7 @@ fn compact_array(array: &ArrayRef) -> Result<Option<ArrayRef>, ArrowError> {
         | DataType::Map(_, _)
             if is_wasteful(array) =>
         {
-            let copied = copy(array).to_data();
+            let copied = copy(array)?.to_data();
             let mut children = Vec::with_capacity(copied.child_data().len());
             for child in copied.child_data() {
                 let child = make_array(child.clone());
@@ -191,7 +189,7 @@ fn compact_array(array: &ArrayRef) -> Result<Option<ArrayRef>, ArrowError> {
             Ok(Some(make_array(data)))
         }
         kind if (kind.is_primitive() || is_flat(kind)) && is_wasteful(array) => {
-            Ok(Some(copy(array)))
+            copy(array).map(Some)
         }
         _ => Ok(None),
     }
@@ -210,11 +208,11 @@ fn is_flat(kind: &DataType) -> bool {
 }
 
 /// Copies the rows of an array into buffers of their own; views keep their data buffers.
-fn copy(array: &ArrayRef) -> ArrayRef {
+fn copy(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     let data = array.to_data();
     let mut copied = MutableArrayData::new(vec![&data], false, data.len());
-    copied.extend(0, 0, data.len());
-    make_array(copied.freeze())
+    copied.try_extend(0, 0, data.len())?;
+    Ok(make_array(copied.freeze()))
 }
 
 /// Keeps the values of a dictionary that are used, if it has many more and they are large. Smaller

@@ -22,7 +22,6 @@ pub(super) struct Partition {
     pub(super) key: PartitionKey,
     pub(super) schema: SchemaRef,
     pub(super) level: StorageLevel,
-    pub(super) file: Arc<SpillFile>,
     pub(super) last_used: AtomicU64,
     pub(super) readers: AtomicUsize,
     contents: Mutex<Contents>,
@@ -37,6 +36,8 @@ struct Contents {
     spilling_bytes: usize,
     disk_bytes: u64,
     is_freed: bool,
+    /// Shared with the writer's other outputs; none once the partition is freed.
+    file: Option<Arc<SpillFile>>,
 }
 
 #[derive(Debug)]
@@ -49,7 +50,7 @@ enum Chunk {
 #[derive(Debug)]
 pub(super) enum Found {
     Batch(RecordBatch),
-    Frame(Extent),
+    Frame(Arc<SpillFile>, Extent),
     EndOfChunk,
     EndOfPartition,
     Freed,
@@ -78,10 +79,9 @@ impl Partition {
             key,
             schema,
             level,
-            file,
             last_used: AtomicU64::new(0),
             readers: AtomicUsize::new(0),
-            contents: Mutex::default(),
+            contents: Mutex::new(Contents { file: Some(file), ..Contents::default() }),
         }
     }
 
@@ -115,7 +115,7 @@ impl Partition {
 
     /// Adds a batch; returns whether the partition is still wanted.
     pub(super) fn append(&self, batch: Held, chunk_bytes: usize) -> bool {
-        let added = batch.footprint.total();
+        let added = batch.footprint.total;
         let mut contents = self.contents.lock();
         if contents.is_freed {
             return false;
@@ -147,10 +147,12 @@ impl Partition {
                 Some(held) => Found::Batch(held.batch.clone()),
                 None => Found::EndOfChunk,
             },
-            Some(Chunk::Spilled(extent)) if index < extent.counts.batches as usize => {
-                Found::Frame(*extent)
-            }
-            Some(Chunk::Spilled(_)) => Found::EndOfChunk,
+            Some(Chunk::Spilled(extent)) => match &contents.file {
+                Some(file) if index < extent.counts.batches as usize => {
+                    Found::Frame(Arc::clone(file), *extent)
+                }
+                _ => Found::EndOfChunk,
+            },
         }
     }
 
@@ -201,6 +203,11 @@ impl Partition {
             std::mem::replace(&mut *contents, Contents { is_freed: true, ..Contents::default() })
         };
         drop(freed);
+    }
+
+    /// Returns the file for what is spilled, or `None` if nobody wants the partition any more.
+    pub(super) fn file(&self) -> Option<Arc<SpillFile>> {
+        self.contents.lock().file.clone()
     }
 
     pub(super) fn owner(&self) -> u32 {

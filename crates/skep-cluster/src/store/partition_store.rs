@@ -3,7 +3,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use datafusion::execution::memory_pool::MemoryPool;
 use parking_lot::Mutex;
@@ -38,8 +38,6 @@ pub(super) struct StoreInner {
     pub(super) io: Arc<Semaphore>,
     /// One at a time makes room on behalf of another consumer of the pool.
     pub(super) yielding: Mutex<()>,
-    /// How many spills are under way.
-    pub(super) spilling: AtomicUsize,
     pub(super) spilled_bytes: AtomicU64,
     pub(super) dropped_partitions: AtomicU64,
     ticks: AtomicU64,
@@ -92,7 +90,6 @@ impl PartitionStore {
             directory,
             state: Mutex::default(),
             yielding: Mutex::default(),
-            spilling: AtomicUsize::new(0),
             spilled_bytes: AtomicU64::new(0),
             dropped_partitions: AtomicU64::new(0),
             ticks: AtomicU64::new(0),

@@ -30,22 +30,6 @@ pub(super) enum Victim {
     Drop(Arc<Partition>),
 }
 
-/// Counts a spill that is under way.
-struct SpillCount<'a>(&'a StoreInner);
-
-impl<'a> SpillCount<'a> {
-    fn new(inner: &'a StoreInner) -> Self {
-        inner.spilling.fetch_add(1, Ordering::Relaxed);
-        Self(inner)
-    }
-}
-
-impl Drop for SpillCount<'_> {
-    fn drop(&mut self) {
-        self.0.spilling.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl StoreInner {
     /// Spills or drops about `needed` bytes of memory; returns whether there was anything to do.
     ///
@@ -66,14 +50,13 @@ impl StoreInner {
         Ok(true)
     }
 
-    /// Waits until the spills that are under way have ended.
+    /// Waits until the reads and writes that are under way have ended.
     pub(super) async fn settle(&self) -> Result<()> {
-        if self.spilling.load(Ordering::Relaxed) > 0 {
-            let all = self.config.io_concurrency as u32;
-            let permits = self.io.acquire_many(all).await;
-            permits.map_err(|_closed| Error::internal("the store's I/O has ended"))?;
+        let all = self.config.io_concurrency as u32;
+        match self.io.acquire_many(all).await {
+            Ok(_permits) => Ok(()),
+            Err(_closed) => Err(Error::internal("the store's I/O has ended")),
         }
-        Ok(())
     }
 
     pub(super) async fn io_permit(&self) -> Result<tokio::sync::OwnedSemaphorePermit> {
@@ -151,7 +134,6 @@ impl StoreInner {
     /// # Errors
     /// If nothing can be written to disk; what was written until then stays there.
     pub(super) fn evict(&self, victims: Vec<Victim>) -> Result<()> {
-        let _count = SpillCount::new(self);
         for victim in victims {
             match victim {
                 Victim::Drop(partition) => {
@@ -169,6 +151,7 @@ impl StoreInner {
 
     fn write_out(&self, ticket: SpillTicket) -> Result<()> {
         let partition = Arc::clone(&ticket.partition);
+        let Some(file) = partition.file() else { return Ok(()) };
         let counts = ticket.counts();
         let _scratch = self.ledger.scratch(ticket.bytes);
         let compression = self.config.compression;
@@ -176,11 +159,11 @@ impl StoreInner {
             .map_err(|error| {
                 Error::internal(format!("cannot write partition \"{}\": {error}", partition.key))
             })?;
-        let offset = match partition.file.append(&frame) {
+        let offset = match file.append(&frame) {
             Err(error @ (Error::DiskLimit { .. } | Error::DiskFull { .. })) => {
                 debug!(%error, "dropping cached partitions for disk");
                 self.drop_cached_files(frame.len() as u64);
-                match partition.file.append(&frame) {
+                match file.append(&frame) {
                     Err(Error::DiskLimit { .. } | Error::DiskFull { .. })
                         if partition.purpose() == Purpose::Cached
                             && self.drop_partition(&partition) =>

@@ -21,7 +21,7 @@ use super::frame;
 use super::partition::{Found, Partition};
 use super::partition_store::{Sealed, StoreInner};
 use super::pressure::blocking;
-use super::spill::Extent;
+use super::spill::{Extent, SpillFile};
 use super::writer::PartitionCounts;
 use crate::error::{Error, Result};
 
@@ -111,9 +111,9 @@ impl PartitionReader {
                     self.inner.touch(&self.sealed.partition);
                 }
                 Found::Batch(batch) => return Poll::Ready(Ok(Some(self.pass(batch)))),
-                Found::Frame(extent) => match self.frame.pop_front() {
+                Found::Frame(file, extent) => match self.frame.pop_front() {
                     Some(batch) => return Poll::Ready(Ok(Some(self.pass(batch)))),
-                    None => self.loading = Some(self.load(extent)),
+                    None => self.loading = Some(self.load(file, extent)),
                 },
             }
         }
@@ -144,7 +144,7 @@ impl PartitionReader {
         })
     }
 
-    fn load(&self, extent: Extent) -> BoxFuture<'static, Result<Frame>> {
+    fn load(&self, file: Arc<SpillFile>, extent: Extent) -> BoxFuture<'static, Result<Frame>> {
         let inner = Arc::clone(&self.inner);
         let partition = Arc::clone(&self.sealed.partition);
         Box::pin(async move {
@@ -153,7 +153,7 @@ impl PartitionReader {
             let permit = inner.io_permit().await?;
             let read = blocking(move || {
                 let _permit = permit;
-                load_frame(&partition, &extent)
+                load_frame(&partition, &file, &extent)
             });
             let batches = read.await?;
             // The bytes of the file are gone, the batches stay.
@@ -163,9 +163,13 @@ impl PartitionReader {
     }
 }
 
-fn load_frame(partition: &Partition, extent: &Extent) -> Result<Vec<RecordBatch>> {
+fn load_frame(
+    partition: &Partition,
+    file: &SpillFile,
+    extent: &Extent,
+) -> Result<Vec<RecordBatch>> {
     let damaged = |message| Error::PartitionDamaged { partition: partition.key.clone(), message };
-    let frame = partition.file.read(extent).map_err(|error| match error.kind() {
+    let frame = file.read(extent).map_err(|error| match error.kind() {
         io::ErrorKind::UnexpectedEof => damaged("its file is cut off".to_owned()),
         _ => damaged(format!("its file cannot be read: {error}")),
     })?;

@@ -192,7 +192,12 @@ impl PartitionWriter {
         mut footprint: Footprint,
     ) -> Result<super::ledger::Held> {
         let ledger = &self.inner.ledger;
-        let needed = footprint.total();
+        let needed = footprint.total;
+        // Each writer has a little in any case, or one batch a frame would go to disk.
+        let buffer = self.inner.config.write_buffer_bytes;
+        if level != StorageLevel::MemoryOnly && self.own_bytes() + needed <= buffer {
+            return Ok(ledger.hold(batch, footprint));
+        }
         for _ in 0..ROUNDS {
             let has_room = self.inner.make_room(needed).await?;
             if !has_room {
@@ -210,9 +215,7 @@ impl PartitionWriter {
         if level == StorageLevel::MemoryOnly {
             return Err(Error::MemoryExhausted { writer: self.open.key.clone(), needed });
         }
-        if self.own_bytes() + needed > self.inner.config.write_buffer_bytes {
-            self.spill_own().await?;
-        }
+        self.spill_own().await?;
         Ok(ledger.hold(batch, footprint))
     }
 
