@@ -22,6 +22,9 @@ const WASTE_FACTOR: usize = 2;
 const WASTE_ALLOWED: usize = 4096;
 /// What an array costs beside its buffers: its own struct, its `Arc`, its type.
 const ARRAY_OVERHEAD: usize = 160;
+/// What a buffer costs beside its bytes: its own struct, its place in the ledger, what the allocator
+/// rounds up.
+const BUFFER_OVERHEAD: usize = 160;
 /// What a batch costs beside its arrays.
 const BATCH_OVERHEAD: usize = 128;
 
@@ -43,9 +46,8 @@ impl Footprint {
         for column in batch.columns() {
             collect_buffers(&column.to_data(), &mut buffers, &mut array_count);
         }
-        let overhead = BATCH_OVERHEAD
-            + array_count * ARRAY_OVERHEAD
-            + buffers.len() * size_of::<(usize, usize)>();
+        let overhead =
+            BATCH_OVERHEAD + array_count * ARRAY_OVERHEAD + buffers.len() * BUFFER_OVERHEAD;
         let total = overhead + distinct_bytes(&buffers);
         Self { buffers: buffers.into_boxed_slice(), overhead, total }
     }

@@ -6,6 +6,7 @@
 
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
 use datafusion::arrow::buffer::Buffer;
@@ -133,7 +134,7 @@ fn decode_payload(
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         let columns = batch.columns().to_vec();
         // The writer's own schema: the decoded one has lost what IPC has no place for.
-        batches.push(RecordBatch::try_new_with_options(schema.clone(), columns, &options)?);
+        batches.push(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?);
     }
     decoder.finish()?;
     Ok(batches)

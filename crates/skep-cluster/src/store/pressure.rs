@@ -37,14 +37,15 @@ impl StoreInner {
     /// If nothing can be written to disk.
     pub(super) async fn make_room(self: &Arc<Self>, needed: usize) -> Result<bool> {
         let permit = self.io_permit().await?;
-        let victims = self.memory_victims(needed.max(self.config.yield_step_bytes));
+        let enough = needed.max(self.config.yield_step_bytes);
+        let victims = self.memory_victims(enough);
         if victims.is_empty() {
             return Ok(false);
         }
         let inner = Arc::clone(self);
         blocking(move || {
             let _permit = permit;
-            inner.evict(victims)
+            inner.evict(victims, enough)
         })
         .await?;
         Ok(true)
@@ -92,12 +93,12 @@ impl StoreInner {
         if above_floor == 0 {
             return Ok(false);
         }
-        let victims =
-            self.memory_victims(needed.max(self.config.yield_step_bytes).min(above_floor));
+        let enough = needed.max(self.config.yield_step_bytes).min(above_floor);
+        let victims = self.memory_victims(enough);
         if victims.is_empty() {
             return Ok(false);
         }
-        self.evict(victims)?;
+        self.evict(victims, enough)?;
         Ok(true)
     }
 
@@ -129,19 +130,27 @@ impl StoreInner {
         (descriptors, by_id)
     }
 
-    /// Does what was decided. Blocks.
+    /// Does what was decided, until `enough` bytes are free: of a large partition a part may do.
+    /// Blocks.
     ///
     /// # Errors
     /// If nothing can be written to disk; what was written until then stays there.
-    pub(super) fn evict(&self, victims: Vec<Victim>) -> Result<()> {
+    pub(super) fn evict(&self, victims: Vec<Victim>, enough: usize) -> Result<()> {
+        let mut freed = 0_usize;
         for victim in victims {
             match victim {
                 Victim::Drop(partition) => {
-                    self.drop_partition(&partition);
+                    let (bytes, _) = partition.sizes();
+                    if self.drop_partition(&partition) {
+                        freed += bytes;
+                    }
                 }
                 Victim::Spill(partition) => {
                     for ticket in partition.begin_spill() {
-                        self.write_out(ticket)?;
+                        if freed >= enough {
+                            return Ok(());
+                        }
+                        freed += self.write_out(ticket)?;
                     }
                 }
             }
@@ -149,9 +158,10 @@ impl StoreInner {
         Ok(())
     }
 
-    fn write_out(&self, ticket: SpillTicket) -> Result<()> {
+    /// Writes a chunk to its file; returns how many bytes of memory that let go of.
+    fn write_out(&self, ticket: SpillTicket) -> Result<usize> {
         let partition = Arc::clone(&ticket.partition);
-        let Some(file) = partition.file() else { return Ok(()) };
+        let Some(file) = partition.file() else { return Ok(0) };
         let counts = ticket.counts();
         let _scratch = self.ledger.scratch(ticket.bytes);
         let compression = self.config.compression;
@@ -168,7 +178,7 @@ impl StoreInner {
                         if partition.purpose() == Purpose::Cached
                             && self.drop_partition(&partition) =>
                     {
-                        return Ok(());
+                        return Ok(ticket.bytes);
                     }
                     outcome => outcome?,
                 }
@@ -177,8 +187,7 @@ impl StoreInner {
         };
         self.spilled_bytes.fetch_add(frame.len() as u64, Ordering::Relaxed);
         let extent = Extent { offset, length: frame.len(), counts, memory_bytes: ticket.bytes };
-        ticket.finish(extent);
-        Ok(())
+        Ok(ticket.finish(extent))
     }
 
     fn drop_cached_files(&self, needed: u64) {

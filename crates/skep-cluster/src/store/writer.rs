@@ -157,6 +157,11 @@ impl PartitionWriter {
         batch: RecordBatch,
         bytes: usize,
     ) -> Result<()> {
+        // Empty slices keep buffers for nothing, and arrow cannot read back those of run arrays.
+        let batch = match batch.num_rows() {
+            0 if batch.num_columns() > 0 => RecordBatch::new_empty(batch.schema()),
+            _ => batch,
+        };
         let batch = footprint::compact(batch).map_err(|error| {
             Error::internal(format!("cannot compact a batch of \"{}\": {error}", self.open.key))
         })?;
@@ -229,7 +234,7 @@ impl PartitionWriter {
         let victims = self.open.outputs.iter().map(Arc::clone).map(Victim::Spill).collect();
         blocking(move || {
             let _permit = permit;
-            inner.evict(victims)
+            inner.evict(victims, usize::MAX)
         })
         .await
     }

@@ -102,13 +102,14 @@ fn nested() -> Vec<ArrayRef> {
     let nulls = || Some(NullBuffer::from_iter((0..ROWS / 2).map(|n| n % 3 != 1)));
     let lengths = || OffsetBuffer::<i32>::from_lengths((0..ROWS / 2).map(|n| n % 5));
     let list: ArrayRef =
-        Arc::new(ListArray::try_new(item(&views), lengths(), views.clone(), nulls()).unwrap());
+        Arc::new(ListArray::try_new(item(&views), lengths(), Arc::clone(&views), nulls()).unwrap());
     let lengths_of_large = OffsetBuffer::<i64>::from_lengths((0..ROWS / 2).map(|n| n % 4));
     let large: ArrayRef = Arc::new(
-        LargeListArray::try_new(item(&texts), lengths_of_large, texts.clone(), None).unwrap(),
+        LargeListArray::try_new(item(&texts), lengths_of_large, Arc::clone(&texts), None).unwrap(),
     );
-    let fixed: ArrayRef =
-        Arc::new(FixedSizeListArray::try_new(item(&texts), 2, texts.clone(), nulls()).unwrap());
+    let fixed: ArrayRef = Arc::new(
+        FixedSizeListArray::try_new(item(&texts), 2, Arc::clone(&texts), nulls()).unwrap(),
+    );
     let dictionary: ArrayRef = cast(
         &texts.slice(0, ROWS / 2),
         &DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8)),
@@ -118,14 +119,14 @@ fn nested() -> Vec<ArrayRef> {
         .iter()
         .map(|(name, array)| Field::new(*name, array.data_type().clone(), true))
         .collect();
-    let columns = vec![list.clone(), fixed.clone(), dictionary.clone()];
+    let columns = vec![Arc::clone(&list), Arc::clone(&fixed), Arc::clone(&dictionary)];
     let structs: ArrayRef =
         Arc::new(StructArray::try_new(fields.into(), columns, nulls()).unwrap());
     let list_of_structs: ArrayRef = Arc::new(
         ListArray::try_new(
             item(&structs),
             OffsetBuffer::from_lengths(vec![1; ROWS / 2]),
-            structs.clone(),
+            Arc::clone(&structs),
             nulls(),
         )
         .unwrap(),
@@ -180,7 +181,8 @@ fn batches_of(arrays: &[ArrayRef]) -> Vec<RecordBatch> {
         .iter()
         .map(|array| {
             let field = Field::new("column", array.data_type().clone(), true);
-            RecordBatch::try_new(Arc::new(Schema::new(vec![field])), vec![array.clone()]).unwrap()
+            RecordBatch::try_new(Arc::new(Schema::new(vec![field])), vec![Arc::clone(array)])
+                .unwrap()
         })
         .collect()
 }
@@ -224,10 +226,10 @@ async fn rows_without_columns_and_columns_without_rows_come_back() {
     let bare: SchemaRef = Arc::new(Schema::empty());
     let rows = |count| {
         let options = RecordBatchOptions::new().with_row_count(Some(count));
-        RecordBatch::try_new_with_options(bare.clone(), vec![], &options).unwrap()
+        RecordBatch::try_new_with_options(Arc::clone(&bare), vec![], &options).unwrap()
     };
     for (query, level) in [(1, StorageLevel::MemoryAndDisk), (2, StorageLevel::DiskOnly)] {
-        let mut writer = fixture.writer_of(task(query, 0), level, bare.clone(), 2);
+        let mut writer = fixture.writer_of(task(query, 0), level, Arc::clone(&bare), 2);
         writer.append(0, rows(12)).await.unwrap();
         writer.append(0, rows(0)).await.unwrap();
         let counts = writer.seal().await.unwrap();
