@@ -139,3 +139,76 @@ fn decode_payload(
     decoder.finish()?;
     Ok(batches)
 }
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{ArrayRef, Int32Array};
+
+    use super::*;
+
+    const COUNTS: FrameCounts = FrameCounts { rows: 5, batches: 2, owner: 77 };
+
+    fn batches() -> Vec<RecordBatch> {
+        [vec![1, 2, 3], vec![4, 5]]
+            .into_iter()
+            .map(|numbers| {
+                let column: ArrayRef = Arc::new(Int32Array::from(numbers));
+                RecordBatch::try_from_iter([("n", column)]).unwrap()
+            })
+            .collect()
+    }
+
+    fn frame(compression: Compression) -> Vec<u8> {
+        encode(&batches()[0].schema(), &batches(), COUNTS, compression).unwrap()
+    }
+
+    fn decode_with(frame: Vec<u8>, counts: FrameCounts) -> Result<Vec<RecordBatch>, String> {
+        decode(&batches()[0].schema(), frame, counts)
+    }
+
+    #[test]
+    fn batches_come_back_if_everything_is_as_written() {
+        for compression in [Compression::Lz4, Compression::None] {
+            assert_eq!(decode_with(frame(compression), COUNTS).unwrap(), batches());
+            for counts in [
+                FrameCounts { rows: 6, ..COUNTS },
+                FrameCounts { batches: 1, ..COUNTS },
+                FrameCounts { owner: 78, ..COUNTS },
+            ] {
+                decode_with(frame(compression), counts).unwrap_err();
+            }
+        }
+    }
+
+    /// Gives a changed frame the header that it would have had.
+    fn mend(frame: &mut [u8]) {
+        let payload_length = (frame.len() - HEADER_BYTES) as u64;
+        frame[8..16].copy_from_slice(&payload_length.to_le_bytes());
+        let checksum = crc32fast::hash(&frame[CHECKED_FROM..]);
+        frame[4..8].copy_from_slice(&checksum.to_le_bytes());
+    }
+
+    #[test]
+    fn a_payload_with_a_right_checksum_is_still_counted() {
+        let whole = frame(Compression::None);
+        for length in HEADER_BYTES..whole.len() - 8 {
+            let mut cut = whole[..length].to_vec();
+            mend(&mut cut);
+            decode_with(cut, COUNTS).unwrap_err();
+        }
+        let claims = FrameCounts { rows: 4, ..COUNTS };
+        let mut other =
+            encode(&batches()[0].schema(), &batches(), claims, Compression::None).unwrap();
+        mend(&mut other);
+        assert!(decode_with(other, claims).unwrap_err().contains("were written"));
+    }
+
+    #[test]
+    fn a_panic_of_the_decoder_is_an_error() {
+        // A schema message whose length is right and whose tables point outside of it.
+        let mut frame = frame(Compression::None);
+        frame[HEADER_BYTES + 8..HEADER_BYTES + 200].fill(0xee);
+        mend(&mut frame);
+        decode_with(frame, COUNTS).unwrap_err();
+    }
+}

@@ -45,6 +45,8 @@ pub struct PartitionWriter {
     open: Arc<OpenWriter>,
     schema: SchemaRef,
     counts: Vec<PartitionCounts>,
+    /// Bytes that the outputs have in memory, at most: others may have sent some to disk.
+    own_bytes: usize,
     /// Whether an append was given up half-way: what it was to add is missing.
     is_torn: bool,
 }
@@ -61,7 +63,7 @@ impl PartitionWriter {
                 bytes: 0,
             })
             .collect();
-        Self { inner, open, schema, counts, is_torn: false }
+        Self { inner, open, schema, counts, own_bytes: 0, is_torn: false }
     }
 
     /// Adds a batch to an output. Waits while memory is made free.
@@ -100,7 +102,7 @@ impl PartitionWriter {
     /// # Errors
     /// [`Error::WriterEnded`] if the lease has ended, [`Error::AlreadySealed`] if another writer of
     /// this name was first; both leave nothing of this one.
-    pub async fn seal(self) -> Result<Vec<PartitionCounts>> {
+    pub async fn seal(mut self) -> Result<Vec<PartitionCounts>> {
         if self.is_torn {
             return Err(self.torn());
         }
@@ -168,10 +170,12 @@ impl PartitionWriter {
         let rows = batch.num_rows() as u64;
         let footprint = Footprint::of(&batch);
         let level = self.open.outputs[output].level;
+        let added = footprint.total;
         let held = match self.inner.ledger.try_hold(batch, footprint) {
             Ok(held) => held,
             Err((batch, footprint)) => self.hold_under_pressure(level, batch, footprint).await?,
         };
+        self.own_bytes += added;
         let partition = &self.open.outputs[output];
         self.inner.touch(partition);
         let is_wanted = partition.append(held, self.inner.config.spill_chunk_bytes);
@@ -182,25 +186,22 @@ impl PartitionWriter {
         counts.batches += 1;
         counts.rows += rows;
         counts.bytes += bytes as u64;
-        if level == StorageLevel::DiskOnly
-            && self.own_bytes() > self.inner.config.write_buffer_bytes
-        {
+        if level == StorageLevel::DiskOnly && !self.fits_own_buffer(0) {
             self.spill_own().await?;
         }
         Ok(())
     }
 
     async fn hold_under_pressure(
-        &self,
+        &mut self,
         level: StorageLevel,
         mut batch: RecordBatch,
         mut footprint: Footprint,
     ) -> Result<super::ledger::Held> {
-        let ledger = &self.inner.ledger;
+        let ledger = Arc::clone(&self.inner.ledger);
         let needed = footprint.total;
         // Each writer has a little in any case, or one batch a frame would go to disk.
-        let buffer = self.inner.config.write_buffer_bytes;
-        if level != StorageLevel::MemoryOnly && self.own_bytes() + needed <= buffer {
+        if level != StorageLevel::MemoryOnly && self.fits_own_buffer(needed) {
             return Ok(ledger.hold(batch, footprint));
         }
         for _ in 0..ROUNDS {
@@ -224,11 +225,17 @@ impl PartitionWriter {
         Ok(ledger.hold(batch, footprint))
     }
 
-    fn own_bytes(&self) -> usize {
-        self.open.outputs.iter().map(|output| output.sizes().0).sum()
+    /// Returns whether the writer has room for `needed` bytes in what it may always hold.
+    fn fits_own_buffer(&mut self, needed: usize) -> bool {
+        let buffer = self.inner.config.write_buffer_bytes;
+        if self.own_bytes + needed > buffer {
+            // Asking all outputs is worth it only when the answer may have changed.
+            self.own_bytes = self.open.outputs.iter().map(|output| output.sizes().0).sum();
+        }
+        self.own_bytes + needed <= buffer
     }
 
-    async fn spill_own(&self) -> Result<()> {
+    async fn spill_own(&mut self) -> Result<()> {
         let permit = self.inner.io_permit().await?;
         let inner = Arc::clone(&self.inner);
         let victims = self.open.outputs.iter().map(Arc::clone).map(Victim::Spill).collect();
@@ -236,7 +243,9 @@ impl PartitionWriter {
             let _permit = permit;
             inner.evict(victims, usize::MAX)
         })
-        .await
+        .await?;
+        self.own_bytes = 0;
+        Ok(())
     }
 }
 

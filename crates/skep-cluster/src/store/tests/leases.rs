@@ -113,6 +113,23 @@ async fn writers_of_an_ended_query_are_told_and_new_ones_refused() {
     }
 }
 
+#[tokio::test]
+async fn as_many_ended_queries_are_remembered_as_configured() {
+    let fixture = Fixture::new(1 << 30, |config| config.ended_queries_remembered = 2);
+    for query in 1..=3 {
+        fixture.store.end_query(QueryId(query), Readers::Finish);
+        fixture.store.end_query(QueryId(query), Readers::Finish);
+    }
+    let open = |query| {
+        let key = task(query, 0);
+        let level = StorageLevel::MemoryAndDisk;
+        fixture.store.writer(WriterSpec { key, schema: schema(), output_count: 1, level })
+    };
+    assert!(open(1).is_ok());
+    assert!(open(2).is_err());
+    assert!(open(3).is_err());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_race_with_the_end_of_the_lease() {
     for round in 0..40 {

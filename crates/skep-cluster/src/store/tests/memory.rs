@@ -235,7 +235,8 @@ async fn cost(batches: &[RecordBatch]) -> usize {
     }
     writer.seal().await.unwrap();
     for (output, batch) in batches.iter().enumerate() {
-        assert_eq!(fixture.read(&task(1, 0).output(output)).await.unwrap(), [batch.clone()]);
+        let read = fixture.read(&task(1, 0).output(output)).await.unwrap();
+        assert_eq!(&read[0], batch);
     }
     fixture.pool.reserved()
 }

@@ -1,5 +1,7 @@
 //! What is read is what was sealed: whole, in order, from any batch on.
 
+use futures::FutureExt;
+
 use super::*;
 use crate::error::Error;
 
@@ -73,7 +75,7 @@ async fn large_batches_are_cut_and_keep_their_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_partitions_share_one_file() {
-    let fixture = Fixture::roomy();
+    let fixture = Fixture::new(1 << 30, |config| config.write_buffer_bytes = 1 << 20);
     let outputs = 10_000;
     let mut writer = fixture.writer_of(task(1, 0), StorageLevel::DiskOnly, schema(), outputs);
     for output in 0..outputs {
@@ -113,4 +115,41 @@ async fn the_stream_for_operators_keeps_the_error_whole() {
     assert_eq!(stream.schema(), schema());
     let error = stream.try_collect::<Vec<_>>().await.unwrap_err();
     assert_eq!(Error::find(&error).unwrap().lost_partition(), Some(&key));
+}
+
+#[tokio::test]
+async fn an_append_that_was_given_up_cannot_be_sealed_over() {
+    let fixture = Fixture::new(10_000, |_| {});
+    let mut writer = fixture.writer(task(1, 0), StorageLevel::MemoryAndDisk);
+    writer.append(0, batch(0, 100)).await.unwrap();
+    let all_io = fixture.store.inner.io.acquire_many(4).await.unwrap();
+    // There is no room, and nobody can make any.
+    let given_up = writer.append(0, batch(100, 300)).now_or_never();
+    assert!(given_up.is_none());
+    drop(all_io);
+    assert!(writer.append(0, batch(400, 1)).await.is_err());
+    assert!(writer.seal().await.is_err());
+    fixture.assert_empty();
+}
+
+#[tokio::test]
+async fn options_that_make_no_sense_are_refused() {
+    let fixture = Fixture::roomy();
+    let open = |key, output_count, level| {
+        fixture.store.writer(WriterSpec { key, schema: schema(), output_count, level })
+    };
+    for refused in [
+        open(cached("t", 0), 2, StorageLevel::MemoryAndDisk),
+        open(task(1, 0), 2, StorageLevel::MemoryOnly),
+    ] {
+        assert!(matches!(refused.unwrap_err(), Error::InvalidOption { .. }));
+    }
+    let mut writer = open(task(1, 0), 2, StorageLevel::MemoryAndDisk).unwrap();
+    assert!(matches!(writer.append(2, batch(0, 1)).await.unwrap_err(), Error::Internal { .. }));
+    drop(writer);
+    fixture.assert_empty();
+    let mut config = StoreConfig::new(fixture.directory.path());
+    config.io_concurrency = 0;
+    let error = PartitionStore::open(config, Arc::new(GreedyMemoryPool::new(1))).unwrap_err();
+    assert!(matches!(error, Error::InvalidOption { option: "io_concurrency", .. }), "{error}");
 }
