@@ -7,6 +7,7 @@ mod measure;
 mod memory;
 mod model;
 mod order;
+mod query;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
