@@ -205,10 +205,10 @@ mod tests {
 
     #[test]
     fn a_panic_of_the_decoder_is_an_error() {
-        // A schema message whose length is right and whose tables point outside of it.
+        // Found by trying every byte: the decoder trusts this one.
         let mut frame = frame(Compression::None);
-        frame[HEADER_BYTES + 8..HEADER_BYTES + 200].fill(0xee);
+        frame[140] = 127;
         mend(&mut frame);
-        decode_with(frame, COUNTS).unwrap_err();
+        assert_eq!(decode_with(frame, COUNTS).unwrap_err(), "its decoder panicked");
     }
 }

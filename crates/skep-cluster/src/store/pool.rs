@@ -43,6 +43,17 @@ impl StorePool {
         })
     }
 
+    /// Returns how much to ask the store for: what is missing below the limit at first; if that was
+    /// not enough, because the pool divides its memory, as much as was asked for.
+    fn shortage(&self, round: usize, additional: usize) -> usize {
+        match self.inner.memory_limit() {
+            MemoryLimit::Finite(limit) if round == 0 => {
+                (self.inner.reserved().saturating_add(additional)).saturating_sub(limit)
+            }
+            _ => additional,
+        }
+    }
+
     fn store_for(&self, reservation: &MemoryReservation) -> Option<Arc<StoreInner>> {
         let store = self.store.get()?.upgrade()?;
         (store.ledger.consumer_id() != reservation.consumer().id()).then_some(store)
@@ -81,12 +92,12 @@ impl MemoryPool for StorePool {
             false => 0,
         };
         let _one_at_a_time = store.yielding.lock();
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
             outcome = self.inner.try_grow(reservation, additional);
             if outcome.is_ok() {
                 return outcome;
             }
-            match store.yield_memory(additional, floor) {
+            match store.yield_memory(self.shortage(round, additional), floor) {
                 Ok(true) => {}
                 Ok(false) => return outcome,
                 Err(error) => {

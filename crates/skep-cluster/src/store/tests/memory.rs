@@ -274,3 +274,40 @@ async fn buffers_that_batches_share_cost_once() {
     assert!(one > values_bytes);
     assert!(ten < one + 9 * (one - values_bytes) + 2000, "{one}, {ten}, values {values_bytes}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_last_stays_and_so_does_the_protected_share() {
+    let fixture = Fixture::new(100_000, |config| config.protected_cache_bytes = 12_000);
+    fill(&fixture, cached("t", 0), StorageLevel::MemoryAndDisk, 3).await;
+    for producer in 0..3 {
+        fill(&fixture, task(producer, 0), StorageLevel::MemoryAndDisk, 5).await;
+    }
+    assert_whole(&fixture, task(0, 0), 5).await;
+    let other = MemoryConsumer::new("other").register(&fixture.pool);
+    other.try_grow(100_000 - fixture.pool.reserved() + 1000).unwrap();
+    let stats = fixture.store.stats();
+    let is_in_memory = |query| stats.queries[&QueryId(query)].memory_bytes > 0;
+    assert_eq!([0, 1, 2].map(is_in_memory), [true, false, true]);
+    let is_cached = |usage: &Usage| usage.memory_bytes > 0;
+    assert!(stats.tables.values().all(is_cached));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_spilled_stays_and_is_spilled_later() {
+    let fixture = Fixture::new(60_000, |config| {
+        config.disk_limit_bytes = 28_000;
+        config.spill_chunk_bytes = 5000;
+    });
+    fill(&fixture, task(1, 0), StorageLevel::DiskOnly, 5).await;
+    fill(&fixture, task(2, 0), StorageLevel::MemoryAndDisk, 15).await;
+    let other = MemoryConsumer::new("other").register(&fixture.pool);
+    let error = other.try_grow(60_000).unwrap_err();
+    assert!(error.to_string().contains("disk limit"), "{error}");
+    assert_whole(&fixture, task(2, 0), 15).await;
+    fixture.store.end_query(QueryId(1), Readers::Finish);
+    other.try_grow(60_000).unwrap();
+    assert_whole(&fixture, task(2, 0), 15).await;
+    drop(other);
+    fixture.store.end_query(QueryId(2), Readers::Finish);
+    fixture.assert_empty();
+}

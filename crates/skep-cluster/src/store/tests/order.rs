@@ -153,3 +153,25 @@ async fn options_that_make_no_sense_are_refused() {
     let error = PartitionStore::open(config, Arc::new(GreedyMemoryPool::new(1))).unwrap_err();
     assert!(matches!(error, Error::InvalidOption { option: "io_concurrency", .. }), "{error}");
 }
+
+#[tokio::test]
+async fn counts_that_do_not_match_the_seal_are_an_error() {
+    let fixture = Fixture::roomy();
+    for (query, level) in [(1, StorageLevel::MemoryAndDisk), (2, StorageLevel::DiskOnly)] {
+        let mut writer = fixture.writer(task(query, 0), level);
+        writer.append(0, batch(0, 10)).await.unwrap();
+        writer.seal().await.unwrap();
+        let key = task(query, 0).output(0);
+        let change = |rows| {
+            let mut state = fixture.store.inner.state.lock();
+            state.sealed.get_mut(&key).unwrap().counts.rows = rows;
+        };
+        for rows in [9, 11] {
+            change(rows);
+            let error = fixture.read(&key).await.unwrap_err();
+            assert_eq!(error.lost_partition(), Some(&key), "{error}");
+        }
+        change(10);
+        assert_eq!(fixture.read(&key).await.unwrap(), [batch(0, 10)]);
+    }
+}
