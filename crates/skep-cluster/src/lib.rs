@@ -4,6 +4,10 @@
 //! decisions, the store that keeps partitions. The drivers that perform decisions over a network
 //! come on top of these.
 
+pub mod error;
 pub mod ids;
 pub mod membership;
 pub mod scheduler;
+pub mod store;
+
+pub use error::{Error, Result};

@@ -1,0 +1,254 @@
+//! The one error type of the executor: what failed, of which partition, and what may be done.
+
+use std::io;
+use std::path::PathBuf;
+
+use datafusion::error::DataFusionError;
+use skep_proto::ErrorCode;
+
+use crate::ids::QueryId;
+use crate::store::{PartitionKey, WriterKey};
+
+/// Shorthand for the executor's results.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong in the executor.
+///
+/// Inside a process it crosses DataFusion as `External` and is found again by [`Error::find`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A partition was asked for that is not here: never sealed, released, or dropped for memory.
+    #[error("partition \"{partition}\" not found")]
+    PartitionNotFound {
+        /// The partition.
+        partition: PartitionKey,
+    },
+
+    /// What was kept of a partition is not what was written.
+    #[error("partition \"{partition}\" is damaged: {message}")]
+    PartitionDamaged {
+        /// The partition.
+        partition: PartitionKey,
+        /// What is wrong with it.
+        message: String,
+    },
+
+    /// The lease ended while a reader was under way, and the end did not wait for readers.
+    #[error("partition \"{partition}\" was released while it was read")]
+    PartitionReleased {
+        /// The partition.
+        partition: PartitionKey,
+    },
+
+    /// A reader wanted to begin behind the end of a partition.
+    #[error("partition \"{partition}\" has {batches} batches, reading cannot begin at {start}")]
+    ResumeBeyondEnd {
+        /// The partition.
+        partition: PartitionKey,
+        /// How many batches it has.
+        batches: u64,
+        /// Where the reader wanted to begin, from 0.
+        start: u64,
+    },
+
+    /// A writer wrote or sealed after its lease had ended: its query is over, or its table is gone.
+    #[error("output of \"{writer}\" is not wanted any more")]
+    WriterEnded {
+        /// The writer.
+        writer: WriterKey,
+    },
+
+    /// Output of a query that is over was to be written.
+    #[error("query {query} has ended")]
+    QueryEnded {
+        /// The query.
+        query: QueryId,
+    },
+
+    /// The same output was sealed before; the first seal stands.
+    #[error("output of \"{writer}\" was sealed before")]
+    AlreadySealed {
+        /// The writer.
+        writer: WriterKey,
+    },
+
+    /// A batch does not have the columns that its writer was opened with.
+    #[error("output of \"{writer}\" has other columns than announced: {message}")]
+    SchemaMismatch {
+        /// The writer.
+        writer: WriterKey,
+        /// What differs.
+        message: String,
+    },
+
+    /// There is no memory for a partition that may live in memory only.
+    #[error("no memory for {needed} bytes of \"{writer}\", which may not be kept on disk")]
+    MemoryExhausted {
+        /// The writer.
+        writer: WriterKey,
+        /// How many bytes were wanted.
+        needed: usize,
+    },
+
+    /// The store's bound on disk was reached.
+    #[error(
+        "the partition store's disk limit is reached: {used} of {limit} bytes are used, {needed} more are needed"
+    )]
+    DiskLimit {
+        /// Bytes wanted.
+        needed: u64,
+        /// Bytes in use.
+        used: u64,
+        /// The bound in bytes.
+        limit: u64,
+    },
+
+    /// The device is full.
+    #[error("no space left to write {}", path.display())]
+    DiskFull {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// The operating system failed us.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried: `read`, `write`, `create`, ...
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// An option has a value that it cannot take.
+    #[error("invalid option \"{option}\": {message}")]
+    InvalidOption {
+        /// The option.
+        option: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+
+    /// A defect of skep or of a library below it.
+    #[error("internal error: {message}")]
+    Internal {
+        /// What broke.
+        message: String,
+    },
+}
+
+impl Error {
+    /// Returns what kind of failure this is.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::PartitionNotFound { .. } => ErrorCode::NotFound,
+            Self::PartitionDamaged { .. } => ErrorCode::Unavailable,
+            Self::PartitionReleased { .. } | Self::WriterEnded { .. } | Self::QueryEnded { .. } => {
+                ErrorCode::Cancelled
+            }
+            Self::AlreadySealed { .. } => ErrorCode::AlreadyExists,
+            Self::ResumeBeyondEnd { .. } | Self::InvalidOption { .. } => ErrorCode::InvalidArgument,
+            Self::MemoryExhausted { .. } | Self::DiskLimit { .. } | Self::DiskFull { .. } => {
+                ErrorCode::ResourceExhausted
+            }
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => ErrorCode::NotFound,
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    ErrorCode::PermissionDenied
+                }
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    ErrorCode::ResourceExhausted
+                }
+                _ => ErrorCode::Unavailable,
+            },
+            Self::SchemaMismatch { .. } | Self::Internal { .. } => ErrorCode::Internal,
+        }
+    }
+
+    /// Returns whether another attempt may succeed, after the partition that it names was made again.
+    ///
+    /// Running out of memory or disk is not one of these: the next attempt would run out as well.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::PartitionNotFound { .. } | Self::PartitionDamaged { .. } | Self::Io { .. } => {
+                true
+            }
+            Self::PartitionReleased { .. }
+            | Self::ResumeBeyondEnd { .. }
+            | Self::WriterEnded { .. }
+            | Self::QueryEnded { .. }
+            | Self::AlreadySealed { .. }
+            | Self::SchemaMismatch { .. }
+            | Self::MemoryExhausted { .. }
+            | Self::DiskLimit { .. }
+            | Self::DiskFull { .. }
+            | Self::InvalidOption { .. }
+            | Self::Internal { .. } => false,
+        }
+    }
+
+    /// Returns the partition that must be made again before another attempt can succeed.
+    pub fn lost_partition(&self) -> Option<&PartitionKey> {
+        match self {
+            Self::PartitionNotFound { partition } | Self::PartitionDamaged { partition, .. } => {
+                Some(partition)
+            }
+            _ => None,
+        }
+    }
+
+    /// Finds the executor's error below an error of DataFusion.
+    pub fn find(error: &DataFusionError) -> Option<&Self> {
+        let mut current: Option<&(dyn std::error::Error + 'static)> = Some(error);
+        while let Some(error) = current {
+            if let Some(found) = error.downcast_ref::<Self>() {
+                return Some(found);
+            }
+            current = error.source();
+        }
+        None
+    }
+
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self::Internal { message: message.into() }
+    }
+}
+
+impl From<Error> for DataFusionError {
+    /// Keeps the error whole; running out of something stays recognisable as such to DataFusion's
+    /// own callers by its text alone, and to ours by [`Error::find`].
+    fn from(error: Error) -> Self {
+        Self::External(Box::new(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_found_again_below_layers_of_datafusion() {
+        let partition =
+            PartitionKey::Cached { table: "t".into(), epoch: crate::ids::Epoch(1), partition: 2 };
+        let error =
+            DataFusionError::from(Error::PartitionNotFound { partition: partition.clone() })
+                .context("while joining")
+                .context("in stage 3");
+        let found = Error::find(&error).unwrap();
+        assert_eq!(found.lost_partition(), Some(&partition));
+        assert!(found.is_retryable());
+        assert_eq!(found.code(), ErrorCode::NotFound);
+        assert!(Error::find(&DataFusionError::Internal("other".into())).is_none());
+    }
+
+    #[test]
+    fn running_out_is_not_retried() {
+        let error = Error::DiskLimit { needed: 1, used: 2, limit: 3 };
+        assert_eq!(error.code(), ErrorCode::ResourceExhausted);
+        assert!(!error.is_retryable());
+    }
+}

@@ -1,0 +1,216 @@
+//! Reading a sealed partition.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::error::DataFusionError;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::memory_pool::MemoryReservation;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::future::BoxFuture;
+use futures::{Stream, StreamExt, ready};
+
+use super::frame;
+use super::partition::{Found, Partition};
+use super::partition_store::{Sealed, StoreInner};
+use super::pressure::blocking;
+use super::spill::{Extent, SpillFile};
+use super::writer::PartitionCounts;
+use crate::error::{Error, Result};
+
+/// The batches of a sealed partition, in the order in which they were written.
+///
+/// Batches in memory are handed over as they are; of those on disk one frame is in memory at a
+/// time, accounted in the pool. The stream ends after the last batch and only if all were there;
+/// after an error it ends.
+pub struct PartitionReader {
+    inner: Arc<StoreInner>,
+    sealed: Sealed,
+    chunk: usize,
+    /// The next batch within the chunk.
+    index: usize,
+    batches_passed: u64,
+    rows_passed: u64,
+    /// Whether rows that were skipped are still to be counted in the first chunk.
+    first_skipped: usize,
+    frame: VecDeque<RecordBatch>,
+    frame_memory: Option<MemoryReservation>,
+    loading: Option<BoxFuture<'static, Result<Frame>>>,
+    is_done: bool,
+}
+
+struct Frame {
+    batches: Vec<RecordBatch>,
+    memory: MemoryReservation,
+}
+
+impl PartitionReader {
+    /// Takes over a reader that the partition has counted already.
+    pub(super) fn new(inner: Arc<StoreInner>, sealed: Sealed, start: u64) -> Self {
+        let (chunk, index, rows) = sealed.partition.seek(start);
+        inner.touch(&sealed.partition);
+        Self {
+            inner,
+            sealed,
+            chunk,
+            // Those before the start in the same chunk are passed one by one, to count their rows.
+            index: 0,
+            batches_passed: start - index as u64,
+            rows_passed: rows,
+            first_skipped: index,
+            frame: VecDeque::new(),
+            frame_memory: None,
+            loading: None,
+            is_done: false,
+        }
+    }
+
+    /// Returns what the whole partition has, whatever batch the reader began at.
+    pub fn counts(&self) -> &PartitionCounts {
+        &self.sealed.counts
+    }
+
+    /// Returns the columns of every batch.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.sealed.partition.schema)
+    }
+
+    /// Makes it a stream that DataFusion's operators read.
+    pub fn into_stream(self) -> SendableRecordBatchStream {
+        let schema = self.schema();
+        let batches = self.map(|batch| batch.map_err(DataFusionError::from));
+        Box::pin(RecordBatchStreamAdapter::new(schema, batches))
+    }
+
+    /// Returns the next batch, those before the start included.
+    fn poll_any(&mut self, ctx: &mut Context<'_>) -> Poll<Result<Option<RecordBatch>>> {
+        loop {
+            if let Some(loading) = &mut self.loading {
+                let outcome = ready!(loading.as_mut().poll(ctx));
+                self.loading = None;
+                let frame = outcome?;
+                self.frame = frame.batches.into();
+                self.frame_memory = Some(frame.memory);
+                // The frame is the whole chunk; memory may have given the first of it.
+                self.frame.drain(..self.index.min(self.frame.len()));
+            }
+            match self.sealed.partition.find(self.chunk, self.index) {
+                Found::Freed => return Poll::Ready(Err(self.released())),
+                Found::EndOfPartition => return Poll::Ready(self.check_complete().map(|()| None)),
+                Found::EndOfChunk => {
+                    self.chunk += 1;
+                    self.index = 0;
+                    self.frame_memory = None;
+                    self.inner.touch(&self.sealed.partition);
+                }
+                Found::Batch(batch) => return Poll::Ready(Ok(Some(self.pass(batch)))),
+                Found::Frame(file, extent) => match self.frame.pop_front() {
+                    Some(batch) => return Poll::Ready(Ok(Some(self.pass(batch)))),
+                    None => self.loading = Some(self.load(file, extent)),
+                },
+            }
+        }
+    }
+
+    fn pass(&mut self, batch: RecordBatch) -> RecordBatch {
+        self.index += 1;
+        self.batches_passed += 1;
+        self.rows_passed += batch.num_rows() as u64;
+        batch
+    }
+
+    fn released(&self) -> Error {
+        Error::PartitionReleased { partition: self.sealed.partition.key.clone() }
+    }
+
+    fn check_complete(&self) -> Result<()> {
+        let counts = &self.sealed.counts;
+        if (self.batches_passed, self.rows_passed) == (counts.batches, counts.rows) {
+            return Ok(());
+        }
+        Err(Error::PartitionDamaged {
+            partition: counts.partition.clone(),
+            message: format!(
+                "it ended after {} rows in {} batches, {} in {} were sealed",
+                self.rows_passed, self.batches_passed, counts.rows, counts.batches
+            ),
+        })
+    }
+
+    fn load(&self, file: Arc<SpillFile>, extent: Extent) -> BoxFuture<'static, Result<Frame>> {
+        let inner = Arc::clone(&self.inner);
+        let partition = Arc::clone(&self.sealed.partition);
+        Box::pin(async move {
+            // Before the permit: making room takes one of its own.
+            let memory = inner.scratch(extent.length + extent.memory_bytes).await;
+            let permit = inner.io_permit().await?;
+            let read = blocking(move || {
+                let _permit = permit;
+                load_frame(&partition, &file, &extent)
+            });
+            let batches = read.await?;
+            // The bytes of the file are gone, the batches stay.
+            memory.shrink(extent.length);
+            Ok(Frame { batches, memory })
+        })
+    }
+}
+
+fn load_frame(
+    partition: &Partition,
+    file: &SpillFile,
+    extent: &Extent,
+) -> Result<Vec<RecordBatch>> {
+    let damaged = |message| Error::PartitionDamaged { partition: partition.key.clone(), message };
+    let frame = file.read(extent).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => damaged("its file is cut off".to_owned()),
+        _ => damaged(format!("its file cannot be read: {error}")),
+    })?;
+    frame::decode(&partition.schema, frame, extent.counts).map_err(damaged)
+}
+
+impl Stream for PartitionReader {
+    type Item = Result<RecordBatch>;
+
+    fn poll_next(mut self: Pin<&mut Self>, ctx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let reader = &mut *self;
+        if reader.is_done {
+            return Poll::Ready(None);
+        }
+        loop {
+            let outcome = ready!(reader.poll_any(ctx));
+            if matches!(outcome, Ok(Some(_))) && reader.first_skipped > 0 {
+                reader.first_skipped -= 1;
+                continue;
+            }
+            if !matches!(outcome, Ok(Some(_))) {
+                reader.is_done = true;
+                reader.frame.clear();
+                reader.frame_memory = None;
+            }
+            return Poll::Ready(outcome.transpose());
+        }
+    }
+}
+
+impl fmt::Debug for PartitionReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PartitionReader")
+            .field("counts", &self.sealed.counts)
+            .field("batches_passed", &self.batches_passed)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for PartitionReader {
+    fn drop(&mut self) {
+        self.sealed.partition.readers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
