@@ -3,12 +3,15 @@
 //! - [`checked_arithmetic`]: arithmetic fails rather than wraps.
 //! - [`subqueries`]: subqueries of every correlated shape, as joins.
 //! - [`recursion`]: a bound on recursive queries.
+//! - [`pushdown`]: filters that reach the right one of the columns that share a name.
 //!
-//! **Invariant:** our logical rules are analyzer rules. DataFusion checks a plan's subqueries right
-//! after analysis and folds constants right after that; both would come too early for optimizer
-//! rules.
+//! **Invariant:** our logical rules are analyzer rules, but for those that stand by a rule of
+//! DataFusion's optimizer. DataFusion checks a plan's subqueries right after analysis and folds
+//! constants right after that; both would come too early for optimizer rules.
 
 mod checked_arithmetic;
+mod columns;
+mod pushdown;
 mod recursion;
 mod subqueries;
 #[cfg(test)]
@@ -19,6 +22,9 @@ use std::sync::Arc;
 use datafusion::optimizer::{Analyzer, AnalyzerRule, Optimizer, OptimizerRule};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
+
+/// DataFusion's names for its rules that push filters down, before and after other rules.
+const FILTER_RULES: [&str; 2] = ["FilterPushdown", "FilterPushdown(Post)"];
 
 /// DataFusion's analyzer rules, then checked arithmetic, then the unnesting of subqueries.
 pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
@@ -33,11 +39,17 @@ pub(crate) fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     Optimizer::new().rules
 }
 
-/// DataFusion's physical rules, then the bound on recursion.
+/// DataFusion's physical rules, those that push filters down with help, then the bound on
+/// recursion.
 ///
 /// The bound comes last: no rule of DataFusion's knows its node.
 pub(crate) fn physical_optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let mut rules = PhysicalOptimizer::new().rules;
+    for rule in &mut rules {
+        if FILTER_RULES.contains(&rule.name()) {
+            *rule = Arc::new(pushdown::PushFiltersByPosition { rule: Arc::clone(rule) });
+        }
+    }
     rules.push(Arc::new(recursion::BoundRecursion));
     rules
 }
