@@ -3,6 +3,7 @@
 //! - [`checked_arithmetic`]: arithmetic fails rather than wraps.
 //! - [`subqueries`]: subqueries of every correlated shape, as joins.
 //! - [`recursion`]: a bound on recursive queries.
+//! - [`null_equality`]: `=` stays `=` in a join by `IS NOT DISTINCT FROM`.
 //! - [`pushdown`]: filters that reach the right one of the columns that share a name.
 //!
 //! **Invariant:** our logical rules are analyzer rules, but for those that stand by a rule of
@@ -11,6 +12,7 @@
 
 mod checked_arithmetic;
 mod columns;
+mod null_equality;
 mod pushdown;
 mod recursion;
 mod subqueries;
@@ -34,9 +36,20 @@ pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     rules
 }
 
-/// DataFusion's optimizer rules.
+/// DataFusion's optimizer rules, with guards for those that take keys out of conditions.
 pub(crate) fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
-    Optimizer::new().rules
+    let mut rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> = Vec::new();
+    for rule in Optimizer::new().rules {
+        match rule.name() {
+            "extract_equijoin_predicate" => {
+                rules.push(Arc::new(null_equality::StrictKeys));
+                rules.push(rule);
+            }
+            "eliminate_cross_join" => rules.push(Arc::new(null_equality::JoinsApart { rule })),
+            _ => rules.push(rule),
+        }
+    }
+    rules
 }
 
 /// DataFusion's physical rules, those that push filters down with help, then the bound on

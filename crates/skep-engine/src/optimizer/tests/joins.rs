@@ -1,11 +1,11 @@
-//! Filters of joins: guarded where DataFusion errs, and DataFusion's everywhere else.
+//! Filters and keys of joins: guarded where DataFusion errs, and DataFusion's everywhere else.
 
 use datafusion::execution::SessionStateBuilder;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::displayable;
 use datafusion::prelude::SessionContext;
 
-use super::{context, rows, run};
+use super::{context, rows, run, sorted};
 
 /// Files of two columns each: only scans of files take filters.
 async fn with_files(context: &SessionContext, directory: &std::path::Path) {
@@ -59,4 +59,15 @@ async fn repeated_names_keep_filters_that_are_learnt() {
     assert!(plan.matches("DynamicFilter").count() >= 2, "{plan}");
     assert!(!plan.contains("PositionalExec"), "{plan}");
     assert_eq!(rows(&context, sql).await, ["100 100", "99 99"]);
+}
+
+#[tokio::test]
+async fn both_kinds_of_equality_are_keys_of_one_join() {
+    let context = context();
+    let sql = "SELECT x.i, y.i FROM (VALUES (1, 1), (2, NULL), (NULL, NULL)) AS x(i, n) \
+               JOIN (VALUES (1, 1), (2, NULL), (NULL, NULL)) AS y(i, n) \
+               ON x.n IS NOT DISTINCT FROM y.n WHERE x.i = y.i";
+    assert_eq!(sorted(&context, sql).await, ["1 1", "2 2"]);
+    let plan = physical(&context, sql).await;
+    assert!(plan.contains("(n@1, n@1), (i@0, i@0)"), "{plan}");
 }
