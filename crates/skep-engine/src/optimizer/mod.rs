@@ -3,12 +3,17 @@
 //! - [`checked_arithmetic`]: arithmetic fails rather than wraps.
 //! - [`subqueries`]: subqueries of every correlated shape, as joins.
 //! - [`recursion`]: a bound on recursive queries.
+//! - [`null_equality`]: `=` stays `=` in a join by `IS NOT DISTINCT FROM`.
+//! - [`pushdown`]: filters that reach the right one of the columns that share a name.
 //!
-//! **Invariant:** our logical rules are analyzer rules. DataFusion checks a plan's subqueries right
-//! after analysis and folds constants right after that; both would come too early for optimizer
-//! rules.
+//! **Invariant:** our logical rules are analyzer rules, but for those that stand by a rule of
+//! DataFusion's optimizer. DataFusion checks a plan's subqueries right after analysis and folds
+//! constants right after that; both would come too early for optimizer rules.
 
 mod checked_arithmetic;
+mod columns;
+mod null_equality;
+mod pushdown;
 mod recursion;
 mod subqueries;
 #[cfg(test)]
@@ -20,6 +25,9 @@ use datafusion::optimizer::{Analyzer, AnalyzerRule, Optimizer, OptimizerRule};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 
+/// DataFusion's names for its rules that push filters down, before and after other rules.
+const FILTER_RULES: [&str; 2] = ["FilterPushdown", "FilterPushdown(Post)"];
+
 /// DataFusion's analyzer rules, then checked arithmetic, then the unnesting of subqueries.
 pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let mut rules = Analyzer::new().rules;
@@ -28,16 +36,33 @@ pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     rules
 }
 
-/// DataFusion's optimizer rules.
+/// DataFusion's optimizer rules, with guards for those that take keys out of conditions.
 pub(crate) fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
-    Optimizer::new().rules
+    let mut rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> = Vec::new();
+    for rule in Optimizer::new().rules {
+        match rule.name() {
+            "extract_equijoin_predicate" => {
+                rules.push(Arc::new(null_equality::StrictKeys));
+                rules.push(rule);
+            }
+            "eliminate_cross_join" => rules.push(Arc::new(null_equality::JoinsApart { rule })),
+            _ => rules.push(rule),
+        }
+    }
+    rules
 }
 
-/// DataFusion's physical rules, then the bound on recursion.
+/// DataFusion's physical rules, those that push filters down with help, then the bound on
+/// recursion.
 ///
 /// The bound comes last: no rule of DataFusion's knows its node.
 pub(crate) fn physical_optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let mut rules = PhysicalOptimizer::new().rules;
+    for rule in &mut rules {
+        if FILTER_RULES.contains(&rule.name()) {
+            *rule = Arc::new(pushdown::PushFiltersByPosition { rule: Arc::clone(rule) });
+        }
+    }
     rules.push(Arc::new(recursion::BoundRecursion));
     rules
 }

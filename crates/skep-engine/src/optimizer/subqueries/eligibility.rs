@@ -167,9 +167,14 @@ fn is_joinable_membership(
         return Ok(false);
     }
     let correlated = !outer_references(plan).is_empty();
-    // DataFusion's joins know two truth values but for an uncorrelated NOT IN by itself.
+    // DataFusion has no join for a NOT IN that depends on more nullable columns than its own two,
+    // and what is inside of something may become one.
+    if correlated && (within.negated || position == Position::Inside) {
+        return Ok(false);
+    }
+    // DataFusion's joins know two truth values but for a NOT IN by itself.
     let knows_unknown = match position {
-        Position::Top => !within.negated || !correlated,
+        Position::Top => true,
         Position::Positive => !within.negated,
         Position::Inside => false,
     };
