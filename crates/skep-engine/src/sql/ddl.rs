@@ -127,7 +127,10 @@ impl Session {
             None => None,
         };
         let schema: SchemaRef = match &plan {
-            Some(plan) => Arc::new(plan.schema().as_arrow().clone()),
+            Some(plan) => {
+                let declared = self.declared_schema(create.columns.clone())?;
+                Arc::new(kept_schema(plan.schema().as_arrow(), declared.as_deref()))
+            }
             None => self.declared_schema(create.columns.clone())?.ok_or_else(|| Error::Plan {
                 message: "a new table needs columns".to_owned(),
                 position: None,
@@ -496,6 +499,16 @@ fn managed_table(
         Some(format!("{}/", home.display())),
         create.partition_by.clone(),
     )
+}
+
+/// The columns of a new table for rows of `given`: only NOT NULL forbids NULL in later rows, not that
+/// the first rows have none.
+fn kept_schema(given: &Schema, declared: Option<&Schema>) -> Schema {
+    let fields = given.fields().iter().enumerate().map(|(idx, field)| {
+        let nullable = declared.is_none_or(|declared| declared.field(idx).is_nullable());
+        field.as_ref().clone().with_nullable(nullable)
+    });
+    Schema::new(fields.collect::<Vec<_>>())
 }
 
 /// Arrow types that the Parquet writer takes.

@@ -2,6 +2,7 @@
 
 mod ddl;
 mod describe;
+pub(crate) mod dialect;
 mod dml;
 mod parser;
 mod place;

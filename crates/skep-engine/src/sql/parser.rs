@@ -3,18 +3,19 @@
 //! Spark's and DataFusion's dialects overlap in their first words, so this parser reads these and
 //! decides; what it does not take goes to DataFusion's parser from the beginning.
 
-use datafusion::sql::parser::{DFParserBuilder, Statement as PlanStatement};
+use datafusion::common::format::{ExplainFormat, ExplainStatementOptions};
+use datafusion::sql::parser::{DFParserBuilder, ExplainStatement, Statement as PlanStatement};
 use datafusion::sql::sqlparser::ast::{ObjectName, Value};
-use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token};
 
 use crate::datafusion_error::convert_parser;
 use crate::error::{Error, Position, Result};
+use crate::sql::dialect::SkepDialect;
 use crate::sql::statement::{CreateTable, CreateView, Drop, DropKind, Show, Statement};
 
-static DIALECT: GenericDialect = GenericDialect {};
+static DIALECT: SkepDialect = SkepDialect;
 
 /// Parses the text of one statement; a `;` at its end is allowed.
 ///
@@ -78,27 +79,7 @@ impl StatementParser<'_> {
 
     /// Hands the whole text to DataFusion's parser.
     fn parse_plan(self) -> Result<Statement> {
-        let mut parsed = DFParserBuilder::new(self.text)
-            .with_dialect(&DIALECT)
-            .with_recursion_limit(self.recursion_limit)
-            .build()
-            .and_then(|mut parser| parser.parse_statements())
-            .map_err(Error::from)?;
-        if parsed.len() > 1 {
-            return Err(Error::Syntax {
-                message: "more than one statement".to_owned(),
-                position: None,
-                hint: Some("run them one by one".to_owned()),
-            });
-        }
-        let Some(statement) = parsed.pop_front() else {
-            return Err(Error::Syntax {
-                message: "there is no statement".to_owned(),
-                position: None,
-                hint: None,
-            });
-        };
-        Ok(match statement {
+        Ok(match plan_statement(self.text, self.recursion_limit)? {
             PlanStatement::CopyTo(copy) => Statement::Copy(Box::new(copy)),
             PlanStatement::CreateExternalTable(create) => {
                 Statement::CreateExternalTable(Box::new(create))
@@ -407,7 +388,28 @@ impl StatementParser<'_> {
                 ));
             }
         }
-        Ok(None)
+        let mut options = ExplainStatementOptions::default();
+        if self.word("EXTENDED") {
+            options.verbose = true;
+        } else if self.word("FORMATTED") {
+            options.format = Some(ExplainFormat::Tree);
+        } else {
+            return Ok(None);
+        }
+        if self.at_end() {
+            return Err(self.expected("a statement"));
+        }
+        let rest = text_from(self.text, self.parser.peek_token().span.start);
+        // Spaces in place of the words before it keep the places of errors.
+        let blank = self.text[..self.text.len() - rest.len()]
+            .chars()
+            .map(|character| if character == '\n' { '\n' } else { ' ' })
+            .chain(rest.chars())
+            .collect::<String>();
+        let statement = Box::new(plan_statement(&blank, self.recursion_limit)?);
+        while self.parser.next_token().token != Token::EOF {}
+        let explain = PlanStatement::Explain(ExplainStatement { options, statement });
+        Ok(Some(Statement::Plan(Box::new(explain))))
     }
 
     fn setting_name(&mut self) -> Result<String> {
@@ -513,6 +515,28 @@ impl StatementParser<'_> {
 
 /// The setting that `SET TIME ZONE` means.
 pub(crate) const TIME_ZONE: &str = "datafusion.execution.time_zone";
+
+/// Parses the text of one statement as DataFusion does.
+fn plan_statement(text: &str, recursion_limit: usize) -> Result<PlanStatement> {
+    let mut parsed = DFParserBuilder::new(text)
+        .with_dialect(&DIALECT)
+        .with_recursion_limit(recursion_limit)
+        .build()
+        .and_then(|mut parser| parser.parse_statements())
+        .map_err(Error::from)?;
+    if parsed.len() > 1 {
+        return Err(Error::Syntax {
+            message: "more than one statement".to_owned(),
+            position: None,
+            hint: Some("run them one by one".to_owned()),
+        });
+    }
+    parsed.pop_front().ok_or_else(|| Error::Syntax {
+        message: "there is no statement".to_owned(),
+        position: None,
+        hint: None,
+    })
+}
 
 /// `(a, b, ...)`.
 fn parse_column_names(parser: &mut Parser<'_>) -> Result<Vec<String>, ParserError> {

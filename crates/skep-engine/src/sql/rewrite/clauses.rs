@@ -2,14 +2,16 @@
 //!
 //! `TABLESAMPLE` becomes a filter by `random()` or a limit, `FETCH FIRST` becomes `LIMIT`,
 //! `GROUP BY ... WITH ROLLUP` becomes `ROLLUP (...)`, and `FROM t` alone gets its `SELECT *`.
+//! The terms of `WITH RECURSIVE f(a, b)` name their columns `a` and `b` themselves, since the planner
+//! does so only after it has refused `SELECT 1, CAST(1 AS BIGINT)` for two columns of one name.
 
 use std::mem;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, GroupByExpr, GroupByWithModifier, LimitClause, Query, Select,
-    SelectFlavor, SetExpr, TableFactor, TableSample, TableSampleKind, TableSampleMethod,
-    TableSampleUnit, UnaryOperator, Value, VisitorMut,
+    BinaryOperator, Expr, GroupByExpr, GroupByWithModifier, Ident, LimitClause, Query, Select,
+    SelectFlavor, SelectItem, SetExpr, TableFactor, TableSample, TableSampleKind,
+    TableSampleMethod, TableSampleUnit, UnaryOperator, Value, VisitorMut,
 };
 
 use super::syntax;
@@ -23,6 +25,15 @@ impl VisitorMut for Clauses {
     type Break = Error;
 
     fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        if let Some(with) = query.with.as_mut().filter(|with| with.recursive) {
+            for cte in &mut with.cte_tables {
+                let names: Vec<_> =
+                    cte.alias.columns.iter().map(|column| column.name.clone()).collect();
+                if !names.is_empty() {
+                    name_columns(&mut cte.query.body, &names);
+                }
+            }
+        }
         into_flow(fetch_to_limit(query))
     }
 
@@ -43,6 +54,37 @@ fn into_flow(result: Result<()>) -> ControlFlow<Error> {
     match result {
         Ok(()) => ControlFlow::Continue(()),
         Err(error) => ControlFlow::Break(error),
+    }
+}
+
+/// Names the columns of every `SELECT` of a set operation where nothing in it could mean the names.
+fn name_columns(body: &mut SetExpr, names: &[Ident]) {
+    match body {
+        SetExpr::SetOperation { left, right, .. } => {
+            name_columns(left, names);
+            name_columns(right, names);
+        }
+        SetExpr::Select(select) => {
+            let is_plain = select.having.is_none()
+                && select.qualify.is_none()
+                && select.group_by == GroupByExpr::Expressions(vec![], vec![])
+                && select.sort_by.is_empty()
+                && select.projection.len() == names.len()
+                && select.projection.iter().all(|item| {
+                    matches!(item, SelectItem::UnnamedExpr(_) | SelectItem::ExprWithAlias { .. })
+                });
+            if !is_plain {
+                return;
+            }
+            for (item, name) in select.projection.iter_mut().zip(names) {
+                if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item
+                {
+                    let (expr, alias) = (expr.clone(), name.clone());
+                    *item = SelectItem::ExprWithAlias { expr, alias };
+                }
+            }
+        }
+        _ => {}
     }
 }
 

@@ -7,6 +7,7 @@
 //!   it must not; there it becomes `= ANY` or `<> ALL`.
 //! - `SIMILAR TO` is planned as an unanchored regular expression; it becomes a call of our
 //!   `similar_to`.
+//! - `LIKE` knows no escape character but the backslash; a literal pattern is said with that one.
 //! - `any_value(x ORDER BY y)` loses its order; it becomes `first_value` over the rows with a value.
 
 use std::ops::ControlFlow;
@@ -14,7 +15,7 @@ use std::ops::ControlFlow;
 use datafusion::sql::sqlparser::ast::{
     self, BinaryOperator, Distinct, Expr, Function, FunctionArg, FunctionArgExpr,
     FunctionArgumentClause, FunctionArguments, GroupByExpr, Ident, ObjectName, Query, Select,
-    SelectItem, SetExpr, UnaryOperator, Visit, Visitor, VisitorMut,
+    SelectItem, SetExpr, UnaryOperator, Value, ValueWithSpan, Visit, Visitor, VisitorMut,
 };
 
 use super::syntax;
@@ -51,6 +52,11 @@ impl VisitorMut for Expressions {
                 }
             }
             Expr::SimilarTo { .. } => similar_to_call(expr),
+            Expr::Like { pattern, escape_char, .. } | Expr::ILike { pattern, escape_char, .. } => {
+                if let Err(error) = escape_by_backslash(pattern, escape_char) {
+                    return ControlFlow::Break(error);
+                }
+            }
             Expr::Function(function) if is_ordered_any_value(function) => {
                 if let Err(error) = any_value_to_first_value(function) {
                     return ControlFlow::Break(error);
@@ -60,6 +66,61 @@ impl VisitorMut for Expressions {
         }
         ControlFlow::Continue(())
     }
+}
+
+/// Says a pattern with the one escape character that the engine's `LIKE` knows.
+fn escape_by_backslash(
+    pattern: &mut Expr,
+    escape: &mut Option<ValueWithSpan>,
+) -> Result<(), Error> {
+    let Some(value) = escape else { return Ok(()) };
+    let Value::SingleQuotedString(text) = &value.value else {
+        return Err(Error::plan("ESCAPE takes one character in quotes"));
+    };
+    let mut characters = text.chars();
+    let character = characters.next();
+    if characters.next().is_some() {
+        return Err(Error::plan(format!("ESCAPE takes one character, not '{text}'")));
+    }
+    if character == Some('\\') {
+        return Ok(());
+    }
+    while let Expr::Nested(inner) = pattern {
+        *pattern = inner.as_ref().clone();
+    }
+    match pattern {
+        Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(text), .. }) => {
+            *text = escaped_pattern(text, character)?;
+        }
+        Expr::Value(ValueWithSpan { value: Value::Null, .. }) => {}
+        _ => {
+            return Err(Error::unsupported(
+                "LIKE with ESCAPE and a pattern that is not a literal",
+                "escape with a backslash and leave ESCAPE out",
+            ));
+        }
+    }
+    *escape = None;
+    Ok(())
+}
+
+fn escaped_pattern(pattern: &str, escape: Option<char>) -> Result<String, Error> {
+    let mut out = String::with_capacity(pattern.len());
+    let mut characters = pattern.chars();
+    while let Some(character) = characters.next() {
+        let is_escape = Some(character) == escape;
+        let literal = match is_escape {
+            true => characters.next().ok_or_else(|| {
+                Error::plan(format!("the LIKE pattern '{pattern}' ends with its escape character"))
+            })?,
+            false => character,
+        };
+        if literal == '\\' || (is_escape && matches!(literal, '%' | '_')) {
+            out.push('\\');
+        }
+        out.push(literal);
+    }
+    Ok(out)
 }
 
 /// Refuses `ANY` and `ALL` of a subquery in a select list, where no join can stand for them.
@@ -101,7 +162,9 @@ fn keep_name(item: &mut SelectItem) {
         type Break = ();
         fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
             match expr {
-                Expr::SimilarTo { .. } => ControlFlow::Break(()),
+                Expr::SimilarTo { .. }
+                | Expr::Like { escape_char: Some(_), .. }
+                | Expr::ILike { escape_char: Some(_), .. } => ControlFlow::Break(()),
                 Expr::Function(function) if is_ordered_any_value(function) => {
                     ControlFlow::Break(())
                 }

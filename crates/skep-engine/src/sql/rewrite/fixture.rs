@@ -7,7 +7,6 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement as ScriptStatement;
 use datafusion::sql::sqlparser::ast::{Query, Statement};
-use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
 use super::{
@@ -15,6 +14,7 @@ use super::{
     restore_output_names, rewrite_statement,
 };
 use crate::error::Result;
+use crate::sql::dialect::SkepDialect;
 
 /// A session with tables.
 pub(super) struct Fixture {
@@ -30,7 +30,7 @@ impl RelationSchemas for Fixture {
 
 /// Parses one statement.
 pub(super) fn parse(sql: &str) -> Statement {
-    Parser::parse_sql(&GenericDialect {}, sql).expect(sql).remove(0)
+    Parser::parse_sql(&SkepDialect, sql).expect(sql).remove(0)
 }
 
 impl Fixture {
@@ -127,5 +127,5 @@ impl Fixture {
 
 /// Returns whether a `FROM` item is in the dialect.
 pub(super) fn parses(from: &str) -> bool {
-    Parser::parse_sql(&GenericDialect {}, &format!("SELECT * FROM {from}")).is_ok()
+    Parser::parse_sql(&SkepDialect, &format!("SELECT * FROM {from}")).is_ok()
 }

@@ -23,11 +23,11 @@ impl<N: Visit> Surveyed for N {}
 /// What a statement needs; each is a later pass.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Survey {
-    /// `TABLESAMPLE`, `FETCH FIRST`, `GROUP BY ... WITH ROLLUP`.
+    /// `TABLESAMPLE`, `FETCH FIRST`, `GROUP BY ... WITH ROLLUP`, `WITH RECURSIVE f(a, b)`.
     pub(super) clauses: bool,
     /// Named windows.
     pub(super) windows: bool,
-    /// `SIMILAR TO`, `ANY`, `ALL`, `any_value(x ORDER BY y)`.
+    /// `SIMILAR TO`, `LIKE ... ESCAPE`, `ANY`, `ALL`, `any_value(x ORDER BY y)`.
     pub(super) expressions: bool,
     /// Outer joins with `USING` or `NATURAL`, chains of such joins, and `*` over one.
     pub(super) using_joins: bool,
@@ -147,6 +147,10 @@ impl Visitor for Survey {
                 return refuse("an outer join with USING in a pipe", "use ON");
             }
         }
+        if let Some(with) = &query.with {
+            self.clauses |=
+                with.recursive && with.cte_tables.iter().any(|cte| !cte.alias.columns.is_empty());
+        }
         self.set_expr(&query.body);
         ControlFlow::Continue(())
     }
@@ -171,6 +175,15 @@ impl Visitor for Survey {
             && exprs.iter().any(has_placeholder)
         {
             return refuse("a parameter in DISTINCT ON", "write the expression out");
+        }
+        if let GroupByExpr::Expressions(exprs, _) = &select.group_by
+            && exprs.iter().any(has_aggregate)
+        {
+            return ControlFlow::Break(Error::Plan {
+                message: "aggregate functions are not allowed in GROUP BY".to_owned(),
+                position: None,
+                hint: Some("group by what the aggregate is of, or in a subquery".to_owned()),
+            });
         }
         match &select.group_by {
             GroupByExpr::All(modifiers) if !modifiers.is_empty() => {
@@ -236,7 +249,10 @@ impl Visitor for Survey {
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Error> {
         match expr {
             // One that is a filter by itself is right as it is; telling costs more than rewriting.
-            Expr::SimilarTo { .. } | Expr::InSubquery { .. } => self.expressions = true,
+            Expr::SimilarTo { .. }
+            | Expr::InSubquery { .. }
+            | Expr::Like { escape_char: Some(_), .. }
+            | Expr::ILike { escape_char: Some(_), .. } => self.expressions = true,
             Expr::AnyOp { right, compare_op, .. } | Expr::AllOp { right, compare_op, .. } => {
                 if matches!(right.as_ref(), Expr::Subquery(_)) {
                     if !is_comparison(compare_op) {
@@ -282,6 +298,48 @@ fn has_placeholder(expr: &Expr) -> bool {
     }
     expr.visit(&mut Placeholder).is_break()
 }
+
+/// Returns whether an aggregate of this very `SELECT` stands in an expression.
+fn has_aggregate(expr: &Expr) -> bool {
+    struct Aggregate {
+        query_depth: usize,
+    }
+    impl Visitor for Aggregate {
+        type Break = ();
+        fn pre_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
+            self.query_depth += 1;
+            ControlFlow::Continue(())
+        }
+        fn post_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
+            self.query_depth -= 1;
+            ControlFlow::Continue(())
+        }
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+            match expr {
+                Expr::Function(function)
+                    if self.query_depth == 0
+                        && function.over.is_none()
+                        && AGGREGATES.contains(&function_name(function)) =>
+                {
+                    ControlFlow::Break(())
+                }
+                _ => ControlFlow::Continue(()),
+            }
+        }
+    }
+    expr.visit(&mut Aggregate { query_depth: 0 }).is_break()
+}
+
+/// Names of aggregate functions that no scalar function has.
+static AGGREGATES: LazyLock<HashSet<String>> = LazyLock::new(|| {
+    SessionStateDefaults::default_aggregate_functions()
+        .iter()
+        .flat_map(|function| {
+            std::iter::once(function.name().to_owned()).chain(function.aliases().iter().cloned())
+        })
+        .filter(|name| !SCALARS.contains(name))
+        .collect()
+});
 
 /// Names that the planner takes for scalar functions, and so drops every clause of.
 static SCALARS: LazyLock<HashSet<String>> = LazyLock::new(|| {
