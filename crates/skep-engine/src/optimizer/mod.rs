@@ -1,6 +1,7 @@
 //! The session's rules: DataFusion's own lists with ours in their places.
 //!
 //! - [`checked_arithmetic`]: arithmetic fails rather than wraps.
+//! - [`in_lists`]: lists of computed values, compared one by one.
 //! - [`subqueries`]: subqueries of every correlated shape, as joins.
 //! - [`recursion`]: a bound on recursive queries.
 //!
@@ -9,6 +10,7 @@
 //! rules.
 
 mod checked_arithmetic;
+mod in_lists;
 mod recursion;
 mod subqueries;
 #[cfg(test)]
@@ -20,9 +22,11 @@ use datafusion::optimizer::{Analyzer, AnalyzerRule, Optimizer, OptimizerRule};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 
-/// DataFusion's analyzer rules, then checked arithmetic, then the unnesting of subqueries.
+/// DataFusion's analyzer rules, then computed lists and checked arithmetic, then the unnesting of
+/// subqueries.
 pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let mut rules = Analyzer::new().rules;
+    rules.push(Arc::new(in_lists::ComputedLists));
     rules.push(Arc::new(checked_arithmetic::CheckedArithmetic));
     rules.push(Arc::new(subqueries::UnnestSubqueries));
     rules
