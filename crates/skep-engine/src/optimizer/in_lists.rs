@@ -23,11 +23,12 @@ impl AnalyzerRule for ComputedLists {
     fn analyze(&self, plan: LogicalPlan, _config: &ConfigOptions) -> Result<LogicalPlan> {
         plan.transform_up_with_subqueries(|plan| {
             let names = NamePreserver::new(&plan);
-            plan.map_expressions(|expr| {
+            let plan = plan.map_expressions(|expr| {
                 let name = names.save(&expr);
                 let written = expr.transform_up(|expr| Ok(write_out(expr)))?;
                 Ok(written.update_data(|expr| name.restore(expr)))
-            })
+            })?;
+            if plan.transformed { plan.map_data(LogicalPlan::recompute_schema) } else { Ok(plan) }
         })
         .data()
     }
