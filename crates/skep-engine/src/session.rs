@@ -246,6 +246,7 @@ fn new_context(
         .with_physical_optimizer_rules(optimizer::physical_optimizer_rules());
     state.scalar_functions().get_or_insert_default().extend(functions::scalar_functions());
     state.aggregate_functions().get_or_insert_default().extend(functions::aggregate_functions());
+    state.window_functions().get_or_insert_default().extend(functions::window_functions());
     SessionContext::new_with_state(state.build())
 }
 

@@ -1,6 +1,7 @@
 //! The session's rules: DataFusion's own lists with ours in their places.
 //!
 //! - [`checked_arithmetic`]: arithmetic fails rather than wraps.
+//! - [`in_lists`]: lists of computed values, compared one by one.
 //! - [`subqueries`]: subqueries of every correlated shape, as joins.
 //! - [`recursion`]: a bound on recursive queries.
 //! - [`null_equality`]: `=` stays `=` in a join by `IS NOT DISTINCT FROM`.
@@ -12,6 +13,7 @@
 
 mod checked_arithmetic;
 mod columns;
+mod in_lists;
 mod null_equality;
 mod pushdown;
 mod recursion;
@@ -28,9 +30,11 @@ use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 /// DataFusion's names for its rules that push filters down, before and after other rules.
 const FILTER_RULES: [&str; 2] = ["FilterPushdown", "FilterPushdown(Post)"];
 
-/// DataFusion's analyzer rules, then checked arithmetic, then the unnesting of subqueries.
+/// DataFusion's analyzer rules, then computed lists and checked arithmetic, then the unnesting of
+/// subqueries.
 pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let mut rules = Analyzer::new().rules;
+    rules.push(Arc::new(in_lists::ComputedLists));
     rules.push(Arc::new(checked_arithmetic::CheckedArithmetic));
     rules.push(Arc::new(subqueries::UnnestSubqueries));
     rules

@@ -5,6 +5,10 @@
 //!   Where only truth counts, `= ANY` becomes `IN` and `<> ALL` `NOT IN`, which are hash joins.
 //! - `x IN (q)` deeper in a filter takes unknown for false, so `x NOT IN (q) OR y` keeps rows that
 //!   it must not; there it becomes `= ANY` or `<> ALL`.
+//! - `x NOT IN (q)` where `x` has no column is a join without a key, which loses the nulls of `q`;
+//!   it becomes `<> ALL` too.
+//! - `EXISTS (q)` and `x IN (q)`: an output of `q` with the bare name of a correlated column of
+//!   another relation is taken for that column. It gets a name of its own.
 //! - `SIMILAR TO` is planned as an unanchored regular expression; it becomes a call of our
 //!   `similar_to`.
 //! - `LIKE` knows no escape character but the backslash; a literal pattern is said with that one.
@@ -14,17 +18,20 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     self, BinaryOperator, Distinct, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArgumentClause, FunctionArguments, GroupByExpr, Ident, ObjectName, Query, Select,
-    SelectItem, SetExpr, UnaryOperator, Value, ValueWithSpan, Visit, Visitor, VisitorMut,
+    FunctionArgumentClause, FunctionArguments, GroupByExpr, Ident, JoinConstraint, JoinOperator,
+    ObjectName, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, TableFactor,
+    TableWithJoins, UnaryOperator, Value, ValueWithSpan, Visit, Visitor, VisitorMut,
+    WildcardAdditionalOptions,
 };
 
-use super::syntax;
+use super::syntax::{self, normalize};
 use crate::error::Error;
 
 /// The pass over expressions.
 #[derive(Debug, Default)]
 pub(super) struct Expressions {
     set_comparison_count: usize,
+    output_count: usize,
 }
 
 impl VisitorMut for Expressions {
@@ -39,6 +46,7 @@ impl VisitorMut for Expressions {
         for filter in filters.into_iter().flatten() {
             membership(filter, Place::Conjunct);
         }
+        select.from.iter_mut().for_each(constant_memberships);
         ControlFlow::Continue(())
     }
 
@@ -50,6 +58,12 @@ impl VisitorMut for Expressions {
                     let name = format!("__set_comparison_{}", self.set_comparison_count);
                     rename_output(query, name);
                 }
+            }
+            Expr::InSubquery { subquery, .. } => {
+                hide_outputs(subquery, false, &mut self.output_count);
+            }
+            Expr::Exists { subquery, .. } => {
+                hide_outputs(subquery, true, &mut self.output_count);
             }
             Expr::SimilarTo { .. } => similar_to_call(expr),
             Expr::Like { pattern, escape_char, .. } | Expr::ILike { pattern, escape_char, .. } => {
@@ -248,7 +262,7 @@ impl Membership {
     fn into_expr(self, place: Place) -> Expr {
         let Self { value, subquery, negated } = self;
         let is_join = match place {
-            Place::Conjunct => true,
+            Place::Conjunct => !negated || has_column(&value),
             Place::Term => !negated,
             Place::Inside => false,
         };
@@ -260,6 +274,76 @@ impl Membership {
             return Expr::AllOp { left: value, compare_op: BinaryOperator::NotEq, right };
         }
         Expr::AnyOp { left: value, compare_op: BinaryOperator::Eq, right, is_some: false }
+    }
+}
+
+/// Tells whether an expression has a column of its own query.
+fn has_column(expr: &Expr) -> bool {
+    struct Columns {
+        query_depth: usize,
+    }
+    impl Visitor for Columns {
+        type Break = ();
+        fn pre_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
+            self.query_depth += 1;
+            ControlFlow::Continue(())
+        }
+        fn post_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
+            self.query_depth -= 1;
+            ControlFlow::Continue(())
+        }
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+            match expr {
+                Expr::Identifier(_) | Expr::CompoundIdentifier(_) if self.query_depth == 0 => {
+                    ControlFlow::Break(())
+                }
+                _ => ControlFlow::Continue(()),
+            }
+        }
+    }
+    expr.visit(&mut Columns { query_depth: 0 }).is_break()
+}
+
+/// Rewrites the terms `constant NOT IN (q)` in the conditions of inner joins.
+fn constant_memberships(table: &mut TableWithJoins) {
+    let mut relations = vec![&mut table.relation];
+    for join in &mut table.joins {
+        if let JoinOperator::Join(JoinConstraint::On(condition))
+        | JoinOperator::Inner(JoinConstraint::On(condition)) = &mut join.join_operator
+        {
+            constant_terms(condition);
+        }
+        relations.push(&mut join.relation);
+    }
+    for relation in relations {
+        if let TableFactor::NestedJoin { table_with_joins, .. } = relation {
+            constant_memberships(table_with_joins);
+        }
+    }
+}
+
+fn constant_terms(expr: &mut Expr) {
+    match expr {
+        Expr::Nested(inner) => constant_terms(inner),
+        Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
+            constant_terms(left);
+            constant_terms(right);
+        }
+        Expr::UnaryOp { op: UnaryOperator::Not, expr: inner } => {
+            if let Some(mut inner) = as_membership(inner)
+                && !has_column(&inner.value)
+            {
+                inner.negated = !inner.negated;
+                *expr = inner.into_expr(Place::Conjunct);
+            }
+        }
+        _ => {
+            if let Some(membership) = as_membership(expr)
+                && !has_column(&membership.value)
+            {
+                *expr = membership.into_expr(Place::Conjunct);
+            }
+        }
     }
 }
 
@@ -303,6 +387,72 @@ fn rename_output(query: &mut Query, name: String) {
     let inner = std::mem::replace(query, syntax::select_all(vec![]));
     let relation = syntax::derived(inner, Some(syntax::table_alias(Ident::new(name))));
     *query = syntax::select_all(vec![syntax::from(relation)]);
+}
+
+/// Gives the outputs of a subquery names that no correlated column has.
+///
+/// Only where names can meet: an alias, or a column out of several relations. What `EXISTS` selects
+/// by a wildcard does not matter, so that becomes a constant.
+fn hide_outputs(query: &mut Query, is_exists: bool, count: &mut usize) {
+    let is_simple = query.order_by.is_none() && query.pipe_operators.is_empty();
+    let has_limit = query.limit_clause.is_some() || query.fetch.is_some();
+    let SetExpr::Select(select) = query.body.as_mut() else { return };
+    if !is_simple || matches!(select.distinct, Some(Distinct::On(_))) {
+        return;
+    }
+    let is_plain = select.having.is_none()
+        && select.qualify.is_none()
+        && matches!(&select.group_by, GroupByExpr::Expressions(exprs, _) if exprs.is_empty());
+    let has_join = select.from.len() > 1 || select.from.iter().any(|table| !table.joins.is_empty());
+    // A limit counts rows, and DISTINCT of a constant would leave one.
+    let counts_rows = select.distinct.is_some() && has_limit;
+    let is_free = is_exists && has_join && is_plain && !counts_rows;
+    let relations = relation_names(&select.from);
+    for item in &mut select.projection {
+        let expr =
+            match item {
+                SelectItem::UnnamedExpr(
+                    expr @ (Expr::Identifier(_) | Expr::CompoundIdentifier(_)),
+                ) if has_join => expr.clone(),
+                SelectItem::ExprWithAlias { expr, .. } if is_plain => expr.clone(),
+                SelectItem::Wildcard(options)
+                    if is_free && *options == WildcardAdditionalOptions::default() =>
+                {
+                    syntax::number("1")
+                }
+                SelectItem::QualifiedWildcard(
+                    SelectItemQualifiedWildcardKind::ObjectName(name),
+                    options,
+                ) if is_free
+                    && *options == WildcardAdditionalOptions::default()
+                    && last_name(name).is_some_and(|name| relations.contains(&name)) =>
+                {
+                    syntax::number("1")
+                }
+                _ => continue,
+            };
+        *count += 1;
+        let alias = Ident::new(format!("__output_{count}"));
+        *item = SelectItem::ExprWithAlias { expr, alias };
+    }
+}
+
+/// Returns the names by which the relations of a `FROM` clause can be called.
+fn relation_names(from: &[TableWithJoins]) -> Vec<String> {
+    let relations = from.iter().flat_map(|table| {
+        std::iter::once(&table.relation).chain(table.joins.iter().map(|join| &join.relation))
+    });
+    let names = relations.filter_map(|relation| match relation {
+        TableFactor::Table { alias: Some(alias), .. }
+        | TableFactor::Derived { alias: Some(alias), .. } => Some(normalize(&alias.name)),
+        TableFactor::Table { name, alias: None, .. } => last_name(name),
+        _ => None,
+    });
+    names.collect()
+}
+
+fn last_name(name: &ObjectName) -> Option<String> {
+    name.0.last().and_then(|part| part.as_ident()).map(normalize)
 }
 
 /// Returns the select item of a query if no other clause can refer to it.

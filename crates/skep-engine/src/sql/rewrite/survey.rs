@@ -14,7 +14,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use super::syntax::function_name;
-use crate::error::{Error, Result};
+use crate::error::{Error, Position, Result};
 
 /// What may be surveyed; a bound of its own so that callers need not name the visitor.
 pub(super) trait Surveyed: Visit {}
@@ -27,9 +27,11 @@ pub(super) struct Survey {
     pub(super) clauses: bool,
     /// Named windows.
     pub(super) windows: bool,
-    /// `SIMILAR TO`, `LIKE ... ESCAPE`, `ANY`, `ALL`, `any_value(x ORDER BY y)`.
+    /// `SIMILAR TO`, `LIKE ... ESCAPE`, `ANY`, `ALL`, `IN` and `EXISTS` of subqueries,
+    /// `any_value(x ORDER BY y)`.
     pub(super) expressions: bool,
-    /// Outer joins with `USING` or `NATURAL`, chains of such joins, and `*` over one.
+    /// Outer joins with `USING` or `NATURAL`, chains of such joins, and `*`, `WHERE` or a subquery
+    /// over one.
     pub(super) using_joins: bool,
     /// `INTERSECT ALL`, `EXCEPT ALL`.
     pub(super) set_operations: bool,
@@ -58,7 +60,8 @@ impl Survey {
     }
 
     /// Notes joins that merge columns: outer ones, and any second one. `merging` says how many came
-    /// before; a `*` counts as one, since it would list the merged column in the wrong place.
+    /// before; a `*` counts as one, since it would list the merged column in the wrong place, and so
+    /// do `WHERE` and subqueries, in which the planner takes the merged column for ambiguous.
     fn joins(&mut self, table: &TableWithJoins, mut merging: usize) {
         for join in &table.joins {
             if let Some((constraint, outer)) = constraint_of(&join.join_operator)
@@ -195,8 +198,10 @@ impl Visitor for Survey {
         self.clauses |= select.flavor == SelectFlavor::FromFirstNoSelect;
         self.windows |= !select.named_window.is_empty();
         let has_star = select.projection.iter().any(|item| matches!(item, SelectItem::Wildcard(_)));
-        select.from.iter().for_each(|table| self.joins(table, usize::from(has_star)));
-        ControlFlow::Continue(())
+        let names_columns = has_star || select.selection.is_some() || has_subquery(select);
+        select.from.iter().for_each(|table| self.joins(table, usize::from(names_columns)));
+        refuse_window("WHERE", select.selection.as_ref())?;
+        refuse_window("HAVING", select.having.as_ref())
     }
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<Error> {
@@ -251,6 +256,7 @@ impl Visitor for Survey {
             // One that is a filter by itself is right as it is; telling costs more than rewriting.
             Expr::SimilarTo { .. }
             | Expr::InSubquery { .. }
+            | Expr::Exists { .. }
             | Expr::Like { escape_char: Some(_), .. }
             | Expr::ILike { escape_char: Some(_), .. } => self.expressions = true,
             Expr::AnyOp { right, compare_op, .. } | Expr::AllOp { right, compare_op, .. } => {
@@ -276,6 +282,60 @@ fn survey_alias(alias: &TableAlias) -> ControlFlow<Error> {
         return refuse("a column type in a table alias", "use CAST in the select list");
     }
     ControlFlow::Continue(())
+}
+
+/// Tells whether a subquery stands in a clause that may name merged columns, `WHERE` aside.
+fn has_subquery(select: &Select) -> bool {
+    struct Subquery;
+    impl Visitor for Subquery {
+        type Break = ();
+        fn pre_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
+            ControlFlow::Break(())
+        }
+    }
+    select.projection.visit(&mut Subquery).is_break()
+        || select.group_by.visit(&mut Subquery).is_break()
+        || select.having.visit(&mut Subquery).is_break()
+        || select.qualify.visit(&mut Subquery).is_break()
+}
+
+/// Refuses window functions in a clause that chooses rows before there are windows.
+fn refuse_window(clause: &str, filter: Option<&Expr>) -> ControlFlow<Error> {
+    struct Windowed<'a> {
+        clause: &'a str,
+        query_depth: usize,
+    }
+    impl Visitor for Windowed<'_> {
+        type Break = Error;
+        fn pre_visit_query(&mut self, _query: &Query) -> ControlFlow<Error> {
+            self.query_depth += 1;
+            ControlFlow::Continue(())
+        }
+        fn post_visit_query(&mut self, _query: &Query) -> ControlFlow<Error> {
+            self.query_depth -= 1;
+            ControlFlow::Continue(())
+        }
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Error> {
+            match expr {
+                Expr::Function(function) if self.query_depth == 0 && function.over.is_some() => {
+                    let name = function.name.0.last().and_then(|part| part.as_ident());
+                    let start = name.map(|ident| ident.span.start).filter(|start| start.line > 0);
+                    let hint = "use QUALIFY, or compute it in a subquery and filter that";
+                    ControlFlow::Break(Error::Plan {
+                        message: format!("window functions are not allowed in {}", self.clause),
+                        position: start
+                            .map(|start| Position { line: start.line, column: start.column }),
+                        hint: Some(hint.to_owned()),
+                    })
+                }
+                _ => ControlFlow::Continue(()),
+            }
+        }
+    }
+    match filter {
+        Some(filter) => filter.visit(&mut Windowed { clause, query_depth: 0 }),
+        None => ControlFlow::Continue(()),
+    }
 }
 
 fn is_comparison(op: &BinaryOperator) -> bool {
