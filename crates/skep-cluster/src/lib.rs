@@ -4,4 +4,6 @@
 //! decisions, the store that keeps partitions. The drivers that perform decisions over a network
 //! come on top of these.
 
+pub mod exchange;
 pub mod ids;
+pub mod stage_planner;
