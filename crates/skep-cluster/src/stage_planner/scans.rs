@@ -9,7 +9,7 @@
 //! DataFusion puts a round robin over a scan that it found too small to split, to use more cores.
 //! Between processes that would send every row to save decoding some. The planner splits the scan
 //! by bytes, down to `min_scan_bytes_per_task`, and drops the round robin; a scan that is not worth
-//! more tasks loses it too. A scan that would be worth it and cannot be split (compressed text,
+//! more tasks loses it too; so does one behind filters, projections, and joins that it probes. A scan that would be worth it and cannot be split (compressed text,
 //! one Arrow stream) keeps its round robin, as an exchange.
 
 use std::sync::Arc;
@@ -21,10 +21,15 @@ use datafusion::error::Result;
 use datafusion::physical_expr::Partitioning;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
 
 use super::cut::StageOptions;
+use super::joins::emits_build_rows;
+
+const RECOMPUTE: ReplaceChildrenOptions =
+    ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
 
 /// Binds each partition of a scan to the files that it was given.
 pub(super) fn pinned(scan: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
@@ -57,11 +62,18 @@ pub(super) fn widened(
     }
     let is_rowwise =
         below.is::<FilterExec>() || below.is::<ProjectionExec>() || below.is::<CooperativeExec>();
+    if let Some(join) = below.downcast_ref::<HashJoinExec>()
+        && *join.partition_mode() == PartitionMode::CollectLeft
+        && !emits_build_rows(*join.join_type())
+    {
+        let Some(right) = widened(join.right(), options)? else { return Ok(None) };
+        let children = vec![Arc::clone(join.left()), right];
+        return Arc::clone(below).replace_children(children, RECOMPUTE).map(Some);
+    }
     let children = below.children();
     let (true, [child]) = (is_rowwise, children.as_slice()) else { return Ok(None) };
     let Some(child) = widened(child, options)? else { return Ok(None) };
-    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
-    Arc::clone(below).replace_children(vec![child], options).map(Some)
+    Arc::clone(below).replace_children(vec![child], RECOMPUTE).map(Some)
 }
 
 fn wanted_tasks(config: &FileScanConfig, options: &StageOptions) -> usize {

@@ -7,7 +7,11 @@ mod traps;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::util::display::array_value_to_string;
 
+use std::collections::HashMap;
+
 use super::local_run::LocalRun;
+use super::{StagePlan, stage::Place};
+use crate::exchange::plan::{ExchangePart, Output};
 
 /// Returns each row as text.
 fn rows(batches: &[RecordBatch]) -> Vec<String> {
@@ -40,6 +44,47 @@ async fn assert_same(run: &LocalRun, query: &str, order: Order) {
     let text = super::explain(&run.stages(query).await);
     let stages = stages.unwrap_or_else(|error| panic!("{query}\n{error}\n{text}"));
     assert_eq!(ordered(stages), whole, "{query}\n{text}");
+    assert_all_is_read(&run.stages(query).await, &text);
     let rejoined = ordered(run.answer_rejoined(query).await.unwrap());
     assert_eq!(rejoined, whole, "joined again: {query}\n{text}");
+}
+
+/// Asserts that every output of every task is read once, or by somebody if it is broadcast.
+fn assert_all_is_read(plan: &StagePlan, text: &str) {
+    let mut reads = HashMap::new();
+    for stage in &plan.stages {
+        for ExchangePart { producer, tasks, output } in
+            (0..stage.task_count).flat_map(|task| stage.reads(task))
+        {
+            assert!(producer < stage.id, "{text}");
+            for task in tasks {
+                *reads.entry((producer, task, output)).or_insert(0_usize) += 1;
+            }
+        }
+    }
+    for stage in &plan.stages {
+        for (task, output) in (0..stage.task_count)
+            .flat_map(|task| (0..stage.output.partition_count()).map(move |output| (task, output)))
+        {
+            let count = reads.remove(&(stage.id, task, output)).unwrap_or(0);
+            let is_right = match stage.output {
+                Output::Broadcast => count >= 1,
+                Output::Result => count == 0,
+                _ => count == 1,
+            };
+            assert!(is_right, "{}.{task}.{output} is read {count} times\n{text}", stage.id);
+        }
+    }
+    assert!(reads.is_empty(), "{text}");
+}
+
+/// Returns what keeps stages on the coordinator.
+fn reasons(plan: &StagePlan) -> Vec<&str> {
+    let places = plan.stages.iter().map(|stage| &stage.place);
+    places
+        .filter_map(|place| match place {
+            Place::Coordinator { why } => Some(why.as_str()),
+            Place::Workers | Place::Anywhere => None,
+        })
+        .collect()
 }
