@@ -20,7 +20,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::TryStreamExt;
 use skep_engine::{Engine, EngineConfig, Session};
 
-use super::{StageOptions, StagePlan, StagePlanner};
+use super::{StageOptions, StagePlan, StagePlanner, TaskPlan};
 use crate::exchange::plan::{ExchangePart, ExchangeSource, TaskInputs};
 use crate::ids::StageId;
 
@@ -31,7 +31,17 @@ const TASK_LIMIT: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct LocalRun {
     pub(super) session: Session,
+    pub(super) tasks: Tasks,
     options: StageOptions,
+}
+
+/// Which plan a task runs.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Tasks {
+    /// Its stage's.
+    AsPlanned,
+    /// One made for it.
+    Narrowed,
 }
 
 impl LocalRun {
@@ -40,7 +50,7 @@ impl LocalRun {
             EngineConfig { target_partitions: Some(target_partitions), ..Default::default() };
         let session = Engine::open(config).await.unwrap().session();
         let options = StageOptions { target_partitions, min_scan_bytes_per_task: 64 * 1024 };
-        Self { session, options }
+        Self { session, tasks: Tasks::AsPlanned, options }
     }
 
     pub(super) async fn command(&self, statement: &str) {
@@ -107,7 +117,12 @@ impl LocalRun {
         let mut outputs = vec![Vec::new(); stage.output.partition_count()];
         let mut partitioner = stage.output.partitioner(task, stage.task_count, Time::new())?;
         let work = async {
-            let mut stream = stage.plan.execute(task, Arc::new(context))?;
+            let options = context.session_config().options();
+            let TaskPlan { plan, partition } = match self.tasks {
+                Tasks::Narrowed => TaskPlan::new(&stage.plan, task, options)?,
+                Tasks::AsPlanned => TaskPlan { plan: Arc::clone(&stage.plan), partition: task },
+            };
+            let mut stream = plan.execute(partition, Arc::new(context))?;
             while let Some(batch) = stream.try_next().await? {
                 match &mut partitioner {
                     Some(partitioner) => partitioner.partition(batch, |output, batch| {

@@ -36,6 +36,7 @@ pub mod rejoin;
 pub mod scans;
 pub mod stage;
 pub mod subqueries;
+pub mod task_plan;
 pub mod travel;
 
 #[cfg(test)]
@@ -47,3 +48,4 @@ pub use cut::{StageOptions, StagePlanner};
 pub use explain::explain;
 pub use rejoin::rejoin;
 pub use stage::{Pattern, Place, Stage, StageInput, StagePlan};
+pub use task_plan::TaskPlan;

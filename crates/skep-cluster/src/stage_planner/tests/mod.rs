@@ -9,7 +9,7 @@ use datafusion::arrow::util::display::array_value_to_string;
 
 use std::collections::HashMap;
 
-use super::local_run::LocalRun;
+use super::local_run::{LocalRun, Tasks};
 use super::{StagePlan, stage::Place};
 use crate::exchange::plan::{ExchangePart, Output};
 
@@ -31,7 +31,7 @@ enum Order {
 }
 
 /// Asserts that stages, run apart and joined again, answer as one process does.
-async fn assert_same(run: &LocalRun, query: &str, order: Order) {
+async fn assert_same(run: &mut LocalRun, query: &str, order: Order) {
     let ordered = |batches: Vec<RecordBatch>| {
         let mut rows = rows(&batches);
         if order == Order::Any {
@@ -40,10 +40,13 @@ async fn assert_same(run: &LocalRun, query: &str, order: Order) {
         rows
     };
     let whole = ordered(run.answer_whole(query).await.unwrap());
-    let stages = run.answer_in_stages(query).await;
     let text = super::explain(&run.stages(query).await);
-    let stages = stages.unwrap_or_else(|error| panic!("{query}\n{error}\n{text}"));
-    assert_eq!(ordered(stages), whole, "{query}\n{text}");
+    for tasks in [Tasks::AsPlanned, Tasks::Narrowed] {
+        run.tasks = tasks;
+        let stages = run.answer_in_stages(query).await;
+        let stages = stages.unwrap_or_else(|error| panic!("{tasks:?}: {query}\n{error}\n{text}"));
+        assert_eq!(ordered(stages), whole, "{tasks:?}: {query}\n{text}");
+    }
     assert_all_is_read(&run.stages(query).await, &text);
     let rejoined = ordered(run.answer_rejoined(query).await.unwrap());
     assert_eq!(rejoined, whole, "joined again: {query}\n{text}");

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, displayable};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::traps::{Joins, tables};
 use super::{LocalRun, Order, assert_same, reasons};
 use crate::exchange::plan::{Exchange, ExchangeReadExec, Output};
 use crate::ids::StageId;
-use crate::stage_planner::{Pattern, Place, StageOptions, StagePlan, StagePlanner, explain};
+use crate::stage_planner::{
+    Pattern, Place, StageOptions, StagePlan, StagePlanner, TaskPlan, explain,
+};
 
 async fn stages(run: &LocalRun, query: &str) -> (StagePlan, String) {
     let plan = run.stages(query).await;
@@ -50,7 +53,7 @@ async fn an_exchange_claims_the_order_that_it_keeps() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kept_order_is_merged_by_the_reader() {
     for target_partitions in [3, 16] {
-        let (run, directory) = tables(target_partitions, Joins::Collected).await;
+        let (mut run, directory) = tables(target_partitions, Joins::Collected).await;
         let path = directory.path().display();
         for part in 0..3 {
             let rows = format!("SELECT k, v FROM big WHERE v % 3 = {part} ORDER BY k, v");
@@ -68,9 +71,10 @@ async fn a_kept_order_is_merged_by_the_reader() {
             text.contains("shuffle merged by [k@0 ASC NULLS LAST, v@1 ASC NULLS LAST]"),
             "{text}"
         );
-        assert_same(&run, query, Order::Any).await;
-        assert_same(&run, "SELECT k, sum(v) FROM sorted GROUP BY k ORDER BY k", Order::Kept).await;
-        assert_same(&run, "SELECT k, v FROM sorted ORDER BY k, v LIMIT 20", Order::Kept).await;
+        assert_same(&mut run, query, Order::Any).await;
+        assert_same(&mut run, "SELECT k, sum(v) FROM sorted GROUP BY k ORDER BY k", Order::Kept)
+            .await;
+        assert_same(&mut run, "SELECT k, v FROM sorted ORDER BY k, v LIMIT 20", Order::Kept).await;
     }
 }
 
@@ -85,10 +89,7 @@ async fn joins_that_give_out_build_rows_are_partitioned_or_alone() {
     let query = "SELECT a FROM l WHERE k NOT IN (SELECT k FROM r)";
     let (plan, text) = stages(&run, query).await;
     let join = plan.stages.iter().find(|stage| {
-        datafusion::physical_plan::displayable(stage.plan.as_ref())
-            .indent(false)
-            .to_string()
-            .contains("null_aware")
+        displayable(stage.plan.as_ref()).indent(false).to_string().contains("null_aware")
     });
     assert_eq!(join.map(|stage| stage.task_count), Some(1), "{text}");
 }
@@ -122,7 +123,7 @@ async fn a_round_robin_over_a_scan_is_a_wider_scan_or_none() {
     let path = directory.path().display();
     let query = "SELECT k, count(*) FROM big WHERE v > 10 GROUP BY k";
     let (_, whole) = run.whole(query).await;
-    let whole = datafusion::physical_plan::displayable(whole.as_ref()).indent(false).to_string();
+    let whole = displayable(whole.as_ref()).indent(false).to_string();
     assert!(whole.contains("RoundRobinBatch(16)"), "{whole}");
     let (plan, text) = stages(&run, query).await;
     assert!(!text.contains("round robin"), "{text}");
@@ -186,4 +187,28 @@ async fn writes_and_measurements_run_in_one_place() {
     assert_eq!(reasons(&measured), ["measures a plan in one process"]);
     let explained = plan("EXPLAIN SELECT count(*) FROM t").await;
     assert_eq!(reasons(&explained), ["explains a plan"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_gets_the_filter_of_its_own_broadcast_back() {
+    let (run, _directory) = tables(4, Joins::Collected).await;
+    let query = "SELECT k, g, count(*) FROM one JOIN big USING (k) GROUP BY k, g";
+    let (plan, text) = stages(&run, query).await;
+    let stage = plan.stages.iter().find(|stage| stage.task_count == 4).unwrap();
+    let options = run.whole(query).await.0.config_options().as_ref().clone();
+    let filters = |plan: &Arc<dyn ExecutionPlan>| {
+        let mut found = 0;
+        plan.apply(|node| {
+            found += node.dynamic_expressions_produced().len();
+            Ok(TreeNodeRecursion::Continue)
+        })
+        .unwrap();
+        found
+    };
+    assert_eq!(filters(&stage.plan), 0, "{text}");
+    let TaskPlan { plan, partition } = TaskPlan::new(&stage.plan, 2, &options).unwrap();
+    assert_eq!((filters(&plan), partition), (1, 0));
+    let narrow = displayable(plan.as_ref()).indent(false).to_string();
+    assert!(narrow.contains("OnePartitionExec: partition=2"), "{narrow}");
+    assert_eq!(plan.output_partitioning().partition_count(), 1, "{narrow}");
 }

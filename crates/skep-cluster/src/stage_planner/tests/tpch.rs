@@ -28,9 +28,9 @@ async fn tpch(target_partitions: usize) -> LocalRun {
 }
 
 async fn assert_answers(target_partitions: usize) {
-    let run = tpch(target_partitions).await;
+    let mut run = tpch(target_partitions).await;
     for number in 1..=QUERY_COUNT {
-        assert_same(&run, &query(number, DATA.scale), Order::Kept).await;
+        assert_same(&mut run, &query(number, DATA.scale), Order::Kept).await;
     }
 }
 
@@ -51,14 +51,14 @@ async fn sixteen_partitions_answer_tpch() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn broadcasts_answer_tpch() {
-    let run = tpch(3).await;
+    let mut run = tpch(3).await;
     for setting in
         ["hash_join_single_partition_threshold", "hash_join_single_partition_threshold_rows"]
     {
         run.command(&format!("SET datafusion.optimizer.{setting} = 1000000000")).await;
     }
     for number in 1..=QUERY_COUNT {
-        assert_same(&run, &query(number, DATA.scale), Order::Kept).await;
+        assert_same(&mut run, &query(number, DATA.scale), Order::Kept).await;
     }
 }
 

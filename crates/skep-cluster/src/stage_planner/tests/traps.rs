@@ -63,9 +63,9 @@ pub(super) async fn tables(target_partitions: usize, joins: Joins) -> (LocalRun,
 async fn assert_traps(queries: &[(&str, Order)]) {
     for target_partitions in [1, 3, 16] {
         for joins in [Joins::Collected, Joins::Partitioned] {
-            let (run, _directory) = tables(target_partitions, joins).await;
+            let (mut run, _directory) = tables(target_partitions, joins).await;
             for (query, order) in queries {
-                assert_same(&run, query, *order).await;
+                assert_same(&mut run, query, *order).await;
             }
         }
     }
