@@ -5,9 +5,11 @@
 //! come on top of these.
 
 pub mod error;
+pub mod exchange;
 pub mod ids;
 pub mod membership;
 pub mod scheduler;
+pub mod stage_planner;
 pub mod store;
 
 pub use error::{Error, Result};

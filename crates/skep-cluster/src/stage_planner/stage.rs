@@ -1,0 +1,123 @@
+//! The stages of a query, as the scheduler sees them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+
+use crate::exchange::plan::{Exchange, ExchangePart, Output};
+use crate::ids::StageId;
+
+/// A query cut into stages.
+///
+/// Shape: stage `i` has the id `i`; producers come before their readers; the last stage gives the
+/// result.
+#[derive(Debug, Clone)]
+pub struct StagePlan {
+    /// The stages, leaves first.
+    pub stages: Vec<Stage>,
+}
+
+impl StagePlan {
+    /// Returns a stage of this plan.
+    pub fn stage(&self, id: StageId) -> Option<&Stage> {
+        self.stages.get(usize::try_from(id.0).ok()?)
+    }
+}
+
+/// A plan between exchanges: task `p` runs its partition `p`.
+#[derive(Debug, Clone)]
+pub struct Stage {
+    /// The stage, numbered from the leaves.
+    pub id: StageId,
+    /// What its tasks run.
+    pub plan: Arc<dyn ExecutionPlan>,
+    /// How many tasks it has: the partitions of its plan.
+    pub task_count: usize,
+    /// What it reads, one entry for each reading leaf of the plan.
+    pub inputs: Vec<StageInput>,
+    /// What becomes of its rows.
+    pub output: Output,
+    /// Who may run it.
+    pub place: Place,
+}
+
+impl Stage {
+    /// Returns all that a task reads of earlier stages.
+    pub fn reads(&self, task: usize) -> Vec<ExchangePart> {
+        self.inputs.iter().flat_map(|input| input.parts(task)).collect()
+    }
+
+    pub(super) fn new(
+        id: StageId,
+        plan: Arc<dyn ExecutionPlan>,
+        output: Output,
+        place: Place,
+    ) -> Self {
+        let task_count = plan.output_partitioning().partition_count();
+        let inputs = super::reads::inputs(&plan);
+        Self { id, plan, task_count, inputs, output, place }
+    }
+}
+
+/// Who may run a stage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Workers.
+    Workers,
+    /// Anybody, the coordinator too: it does no more than read exchanges.
+    Anywhere,
+    /// The coordinator alone.
+    Coordinator {
+        /// What keeps it there.
+        why: String,
+    },
+}
+
+/// How the tasks that read an exchange share its partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pattern {
+    /// Each of them reads all partitions.
+    All,
+    /// The first of them reads partition 0, the next partition 1, and so on.
+    OneToOne,
+}
+
+/// One reading leaf of a stage's plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageInput {
+    /// The stage that is read.
+    pub producer: StageId,
+    /// How many tasks that stage has.
+    pub producer_tasks: usize,
+    /// How its outputs make partitions.
+    pub exchange: Exchange,
+    /// How many partitions they make.
+    pub partitions: usize,
+    /// The tasks that read it; below a `UNION` that is not all of them.
+    pub tasks: Range<usize>,
+    /// Which partitions each of those reads.
+    pub pattern: Pattern,
+}
+
+impl StageInput {
+    /// Returns what a task reads of this input.
+    pub fn parts(&self, task: usize) -> Vec<ExchangePart> {
+        if !self.tasks.contains(&task) {
+            return Vec::new();
+        }
+        let partitions = match self.pattern {
+            Pattern::All => 0..self.partitions,
+            Pattern::OneToOne => task - self.tasks.start..task - self.tasks.start + 1,
+        };
+        let all = 0..self.producer_tasks;
+        let part = |tasks, output| ExchangePart { producer: self.producer, tasks, output };
+        match self.exchange {
+            Exchange::Shuffle | Exchange::ShuffleMerge(_) => {
+                partitions.map(|partition| part(all.clone(), partition)).collect()
+            }
+            Exchange::Gather | Exchange::Broadcast => vec![part(all, 0)],
+            Exchange::Merge | Exchange::Forward => vec![part(partitions, 0)],
+        }
+    }
+}
