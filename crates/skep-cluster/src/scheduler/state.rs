@@ -435,12 +435,15 @@ impl Query {
         }
         self.mark_fetched(partition);
         let stage = self.result_stage();
+        if self.phase(stage, partition).is_unfinished() {
+            // It was being made again after a loss that the reader did not notice.
+            self.prune(now);
+        }
         self.release(stage, partition, now);
         // What has been read counts towards a row limit, although it is held no longer.
         let attempts = &self.stages[stage].tasks[partition].attempts;
         let rows = attempts.iter().map(|record| record.output.rows).max();
         self.stages[stage].sealed_rows += rows.unwrap_or(0);
-        self.prune(now);
         self.release_one_to_one(self.result_stage(), partition, now);
     }
 
@@ -549,12 +552,14 @@ fn wanted_bytes(
     partition: usize,
     width: usize,
 ) -> u64 {
-    let all = bytes.iter().sum::<u64>();
+    // The sum is taken only where it is wanted: a wide exchange has as many sums as readers times
+    // producers.
+    let all = || bytes.iter().sum::<u64>();
     match (output, pattern) {
         (OutputKind::Hashed { partition_count }, ReadPattern::All) if partition_count == width => {
             bytes.get(partition).copied().unwrap_or(0)
         }
-        (OutputKind::Hashed { .. }, ReadPattern::All) => all / width as u64,
-        _ => all,
+        (OutputKind::Hashed { .. }, ReadPattern::All) => all() / width as u64,
+        _ => all(),
     }
 }

@@ -7,7 +7,7 @@ use super::faults::world;
 use super::world::World;
 use crate::scheduler::Replay;
 
-const ORDINARY_SEEDS: u64 = 2_500;
+const ORDINARY_SEEDS: u64 = 2_000;
 
 /// No schedule takes longer than this in virtual time, 40 s without a worker included.
 const LONGEST: Duration = Duration::from_secs(300);
