@@ -27,7 +27,42 @@ pub(crate) fn plan_error(message: &str) -> Error {
     if let Some((what, candidates)) = message.split_once(" No function matches the given name") {
         return unmatched_function(what, candidates);
     }
-    unmatched_signatures(message).unwrap_or_else(|| Error::plan(message))
+    unmatched_signatures(message)
+        .or_else(|| known_phrase(message))
+        .unwrap_or_else(|| Error::plan(message))
+}
+
+/// Sentences of the planner that say it in its own words.
+fn known_phrase(message: &str) -> Option<Error> {
+    if let Some(rest) = message.strip_prefix("Order by column out of bounds, specified: ")
+        && let Some((position, columns)) = rest.split_once(", max: ")
+    {
+        let message = format!("ORDER BY {position}: there are {columns} output columns");
+        return Some(Error::plan(message));
+    }
+    if message.starts_with("Too many columns! The subquery should only return one column") {
+        return Some(with_hint(
+            "a subquery in an expression must have one column".to_owned(),
+            "select one column, or use EXISTS",
+        ));
+    }
+    if message.starts_with("Insert-returning clause not supported") {
+        return Some(Error::Unsupported { what: "INSERT ... RETURNING".to_owned(), hint: None });
+    }
+    if message.starts_with("Aggregate functions are not allowed in the WHERE clause") {
+        return Some(with_hint(
+            "aggregate functions are not allowed in WHERE".to_owned(),
+            "HAVING filters groups",
+        ));
+    }
+    let (_, rest) = message.split_once("Cannot get result type for temporal operation ")?;
+    let (operation, _) = rest.split_once(": ")?;
+    let hint = if operation.contains("Interval") && operation.contains('*') {
+        "write the whole interval out, as INTERVAL '3 hours'"
+    } else {
+        "cast one side to the type that is meant"
+    };
+    Some(with_hint(format!("there is no operation {operation}"), hint))
 }
 
 /// Returns the error for something that the planner does not have.
@@ -40,6 +75,9 @@ pub(crate) fn unsupported_error(message: &str) -> Error {
     }
     if let Some(name) = message.strip_prefix("Unsupported SQL type ") {
         return Error::Unsupported { what: format!("the type {name}"), hint: None };
+    }
+    if let Some(types) = message.strip_prefix("Unsupported CAST from ") {
+        return Error::Unsupported { what: format!("CAST from {types}"), hint: None };
     }
     let message = without_dump(message);
     Error::Unsupported { what: format!("this statement ({message})"), hint: None }

@@ -2,27 +2,32 @@
 //!
 //! A decoder deep in a plan knows neither the file nor, once a file is read in pieces, the line. So
 //! after a failure that may come from a file, the files of the plan are read again one by one,
-//! until one fails alone.
+//! until one fails alone. Filters and expressions that were pushed into a scan are left out then:
+//! what they cannot compute is no fault of a file.
 
 use std::any::Any;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::Schema;
 use datafusion::arrow::error::ArrowError;
+use datafusion::common::config::CsvOptions;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{
-    CsvSource, FileGroup, FileScanConfig, FileScanConfigBuilder,
+    ArrowSource, AvroSource, CsvSource, FileGroup, FileScanConfig, FileScanConfigBuilder,
+    FileSource, JsonSource, ParquetSource,
 };
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_plan::ExecutionPlan;
 use futures::{FutureExt, TryStreamExt};
 
-use super::check::panicked;
+use super::check::{Framing, check, panicked};
 use super::delimited::Dialect;
 use super::format::Format;
 use super::listing::{FoundFile, io_kind, store_error};
@@ -46,7 +51,9 @@ pub(crate) async fn explain_failure(
     if !may_come_from_file(&error) {
         return error.into();
     }
+    let is_cast = is_cast(&error);
     let mut probed = HashSet::new();
+    let mut bytes = 0;
     for config in file_scans(plan) {
         for file in config.file_groups.iter().flat_map(FileGroup::iter) {
             let is_new = probed.insert((
@@ -56,7 +63,8 @@ pub(crate) async fn explain_failure(
             if !is_new {
                 continue;
             }
-            if probed.len() > MAX_PROBES {
+            bytes += file.object_meta.size;
+            if probed.len() > MAX_PROBES || (is_cast && bytes > MAX_CAST_PROBE) {
                 return error.into();
             }
             if let Err(found) = probe(&config, file, context).await {
@@ -67,6 +75,14 @@ pub(crate) async fn explain_failure(
     error.into()
 }
 
+/// Most casts that fail are the statement's own, so no more than this is read again for one.
+const MAX_CAST_PROBE: u64 = 1024 * 1024 * 1024;
+
+fn is_cast(error: &DataFusionError) -> bool {
+    matches!(error.find_root(), DataFusionError::ArrowError(error, _)
+        if matches!(error.as_ref(), ArrowError::CastError(_)))
+}
+
 fn may_come_from_file(error: &DataFusionError) -> bool {
     if io_kind(error).is_some() {
         return true;
@@ -74,8 +90,7 @@ fn may_come_from_file(error: &DataFusionError) -> bool {
     match error.find_root() {
         DataFusionError::ArrowError(error, _) => !matches!(
             error.as_ref(),
-            ArrowError::CastError(_)
-                | ArrowError::ComputeError(_)
+            ArrowError::ComputeError(_)
                 | ArrowError::DivideByZero
                 | ArrowError::ArithmeticOverflow(_)
                 | ArrowError::MemoryError(_)
@@ -124,9 +139,14 @@ async fn probe(
     };
     let mut whole = file.clone();
     whole.range = None;
+    let Some(source) = plain_source(config, file, context).await? else { return Ok(()) };
+    let columns = read_columns(config);
     let single = FileScanConfigBuilder::from(config.clone())
+        .with_source(source)
         .with_file_groups(vec![FileGroup::new(vec![whole])])
+        .with_output_ordering(Vec::new())
         .with_limit(None)
+        .with_projection_indices(Some(columns))?
         .build();
     let scan = DataSourceExec::from_data_source(single);
     let work = async {
@@ -164,6 +184,81 @@ async fn probe(
     Err(bad_file(path, format, decoder_message(&error), None))
 }
 
+/// Makes a source that reads all columns as they are.
+async fn plain_source(
+    config: &FileScanConfig,
+    file: &PartitionedFile,
+    context: &Arc<TaskContext>,
+) -> Result<Option<Arc<dyn FileSource>>> {
+    let source = config.file_source();
+    let schema = source.table_schema().clone();
+    if let Some(parquet) = source.downcast_ref::<ParquetSource>() {
+        let mut options = parquet.table_parquet_options().clone();
+        options.global.pushdown_filters = false;
+        let plain = ParquetSource::new(schema).with_table_parquet_options(options);
+        return Ok(Some(Arc::new(plain)));
+    }
+    if let Some(csv) = source.downcast_ref::<CsvSource>() {
+        let options = CsvOptions {
+            has_header: Some(csv.has_header()),
+            delimiter: csv.delimiter(),
+            quote: csv.quote(),
+            newlines_in_values: Some(csv.newlines_in_values()),
+            ..CsvOptions::default()
+        };
+        let plain = CsvSource::new(schema)
+            .with_csv_options(options)
+            .with_escape(csv.escape())
+            .with_comment(csv.comment())
+            .with_terminator(csv.terminator())
+            .with_truncate_rows(csv.truncate_rows());
+        return Ok(Some(Arc::new(plain)));
+    }
+    if source.is::<JsonSource>() {
+        // Whether it is an array, only the file itself still says.
+        let mut rules = Rules::parse(Format::Json, &Options::new())?;
+        rules.compression = Some(*config.file_compression_type.get_variant());
+        let found = found_file(config, file);
+        let shape = check(&context.runtime_env(), &found, &rules).await?;
+        let is_array = shape.is_some_and(|shape| shape.framing == Framing::JsonArray);
+        let plain = JsonSource::new(schema).with_newline_delimited(!is_array);
+        return Ok(Some(Arc::new(plain)));
+    }
+    if source.is::<AvroSource>() {
+        return Ok(Some(Arc::new(AvroSource::new(schema))));
+    }
+    if !source.is::<ArrowSource>() {
+        return Ok(None);
+    }
+    let plain = match source.file_type() {
+        "arrow_stream" => ArrowSource::new_stream_file_source(schema),
+        _ => ArrowSource::new_file_source(schema),
+    };
+    Ok(Some(Arc::new(plain)))
+}
+
+fn found_file(config: &FileScanConfig, file: &PartitionedFile) -> FoundFile {
+    FoundFile {
+        store: config.object_store_url.clone(),
+        meta: file.object_meta.clone(),
+        directories: Vec::new(),
+    }
+}
+
+/// Returns the places of the columns that a scan reads, for its filters too.
+fn read_columns(config: &FileScanConfig) -> Vec<usize> {
+    let source = config.file_source();
+    let width = source.table_schema().table_schema().fields().len();
+    let mut columns: BTreeSet<usize> = match source.projection() {
+        Some(projection) => projection.column_indices().into_iter().collect(),
+        None => (0..width).collect(),
+    };
+    if let Some(filter) = source.filter() {
+        columns.extend(collect_columns(&filter).iter().map(Column::index));
+    }
+    columns.into_iter().filter(|index| *index < width).collect()
+}
+
 /// Says what is wrong with a CSV file, and in which line.
 async fn csv_error(
     config: &FileScanConfig,
@@ -185,11 +280,7 @@ async fn csv_error(
     rules.csv.comment = source.comment();
     rules.csv.terminator = source.terminator();
     rules.compression = Some(*config.file_compression_type.get_variant());
-    let found = FoundFile {
-        store: config.object_store_url.clone(),
-        meta: file.object_meta.clone(),
-        directories: Vec::new(),
-    };
+    let found = found_file(config, file);
     let dialect = Dialect::of(&rules.csv, found.name());
     let schema = config.file_schema();
     let expected = schema.fields().len();

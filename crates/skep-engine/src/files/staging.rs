@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 pub(crate) struct Staging {
     target: PathBuf,
     directory: PathBuf,
+    /// Dropped after the directory, which is in the last of them.
+    made: MadeDirectories,
     is_committed: bool,
 }
 
@@ -29,6 +31,7 @@ impl Staging {
         check_target(&target, mode, is_file)?;
         let parent = target.parent().unwrap_or(Path::new("/"));
         let name = target.file_name().unwrap_or_default().to_string_lossy();
+        let made = MadeDirectories::up_to(parent)?;
         let directory = tempfile::Builder::new()
             .prefix(&format!(".{name}.skep-"))
             .rand_bytes(12)
@@ -39,7 +42,7 @@ impl Staging {
                 source: bare(error),
             })?
             .keep();
-        Ok(Self { target, directory, is_committed: false })
+        Ok(Self { target, directory, made, is_committed: false })
     }
 
     /// Returns the directory to write into.
@@ -78,6 +81,7 @@ impl Staging {
             }
         }
         self.is_committed = true;
+        self.made.0.clear();
         Ok(())
     }
 
@@ -100,6 +104,32 @@ impl Drop for Staging {
     fn drop(&mut self) {
         if !self.is_committed {
             remove(&self.directory);
+        }
+    }
+}
+
+/// Directories that were missing on the way to a target, the deepest first; removed when dropped.
+#[derive(Debug)]
+struct MadeDirectories(Vec<PathBuf>);
+
+impl MadeDirectories {
+    fn up_to(directory: &Path) -> Result<Self> {
+        let missing = directory.ancestors().take_while(|ancestor| !ancestor.exists());
+        let made = Self(missing.map(Path::to_path_buf).collect());
+        if !made.0.is_empty() {
+            fs::create_dir_all(directory).map_err(|error| io_error("create", directory, error))?;
+        }
+        Ok(made)
+    }
+}
+
+impl Drop for MadeDirectories {
+    fn drop(&mut self) {
+        for directory in &self.0 {
+            // One that others have written into meanwhile stays.
+            if fs::remove_dir(directory).is_err() {
+                break;
+            }
         }
     }
 }

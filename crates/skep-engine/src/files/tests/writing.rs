@@ -126,11 +126,22 @@ async fn a_dropped_write_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn missing_directories_are_made_and_go_with_a_failure() {
+    const FAILING: &str = "SELECT 1 / (value - 2) AS a FROM generate_series(1, 3) AS g(value)";
+    let place = Place::new();
+    let error = place.copy(FAILING, "no/such/x.csv", &[]).await;
+    assert!(error.is_err());
+    assert!(!place.path("no").exists());
+    place.copy(ROWS, "no/such/x.csv", &[]).await.unwrap();
+    assert!(place.path("no/such/x.csv").exists());
+}
+
+#[tokio::test]
 async fn where_nothing_can_be_written() {
     let place = Place::new();
-    let error = place.copy(ROWS, "no/such/x.csv", &[]).await.unwrap_err();
-    assert!(matches!(&error, Error::Io { path, .. } if path.ends_with("no/such")), "{error:?}");
     place.file("file", "");
+    let error = place.copy(ROWS, "file/such/x.csv", &[]).await.unwrap_err();
+    assert!(matches!(&error, Error::Io { path, .. } if path.ends_with("file/such")), "{error:?}");
     let error = place.copy(ROWS, "file/x.csv", &[]).await.unwrap_err();
     assert!(matches!(&error, Error::Io { path, .. } if path.ends_with("file")), "{error:?}");
     // The system's own read-only place refuses the superuser too.
