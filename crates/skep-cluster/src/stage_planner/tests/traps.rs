@@ -101,6 +101,12 @@ async fn joins_give_each_row_once() {
         ("SELECT k, a, EXISTS (SELECT 1 FROM big WHERE big.k = l.k) OR a > 150 FROM l", ANY),
         ("SELECT v FROM big WHERE k IN (SELECT k FROM l) OR v < 30", ANY),
         ("SELECT g, count(*) FROM l JOIN big ON l.k = big.k JOIN r ON r.k = l.k GROUP BY g", ANY),
+        // A join whose partitions a narrowed task still has below it, and runs one of.
+        (
+            "SELECT * FROM one JOIN (SELECT b.k, unnest([b.v, 1]) AS u FROM s JOIN big b ON s.k = b.k) \
+             x ON one.k = x.k",
+            ANY,
+        ),
     ])
     .await;
 }
