@@ -1,5 +1,6 @@
 //! From text to statements to plans, and the statements that skep runs itself.
 
+mod chain;
 mod ddl;
 mod describe;
 mod dml;
@@ -12,6 +13,6 @@ mod show;
 pub(crate) mod split;
 mod statement;
 
-pub(crate) use parser::{normalize, parse};
+pub(crate) use parser::{ParserLimits, normalize, parse};
 pub(crate) use planner::{Planned, Planner};
 pub(crate) use statement::Statement;
