@@ -3,6 +3,7 @@
 mod arithmetic;
 mod recursion;
 mod subqueries;
+mod top_k;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
