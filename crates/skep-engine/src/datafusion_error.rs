@@ -32,11 +32,7 @@ fn convert(error: &DataFusionError) -> Error {
         DataFusionError::ArrowError(arrow, _) => convert_arrow(arrow),
         DataFusionError::ParquetError(parquet) => convert_parquet(parquet),
         DataFusionError::ObjectStore(store) => convert_store(store),
-        DataFusionError::IoError(io) => Error::Unavailable {
-            location: "the local disk".to_owned(),
-            message: io.to_string(),
-            hint: None,
-        },
+        DataFusionError::IoError(io) => convert_io(io),
         DataFusionError::SQL(parser, _) => convert_parser(parser),
         DataFusionError::NotImplemented(message) => unsupported_error(&tidy(message)),
         DataFusionError::Plan(message) | DataFusionError::Configuration(message) => {
@@ -271,19 +267,40 @@ fn column_hint(field: &Column, valid: &[Column]) -> Option<String> {
     }
 }
 
+/// What DataFusion's disk manager says when the limit for spilled data is reached.
+const SPILL_LIMIT_REACHED: &str = "disk space during the spilling process";
+
 fn out_of_resources(message: &str) -> Error {
     let message = tidy(message);
+    if message.contains(SPILL_LIMIT_REACHED) {
+        return out_of_spill_space(&message);
+    }
     // A list of all consumers comes first, over several lines.
     let message = message.rsplit_once("\nError: ").map_or(message.as_str(), |(_, reason)| reason);
-    let hint = if message.contains("max_temp_directory_size") || message.contains("disk space") {
-        "free disk space, or raise the spill limit"
-    } else {
-        "raise the memory limit (--memory), or SET datafusion.execution.target_partitions lower"
-    };
     Error::ResourcesExhausted {
         message: format!("out of memory: {message}"),
-        hint: Some(hint.to_owned()),
+        hint: Some(
+            "raise the memory limit (--memory), or SET datafusion.execution.target_partitions lower"
+                .to_owned(),
+        ),
     }
+}
+
+fn out_of_spill_space(message: &str) -> Error {
+    // Its advice names a setting that belongs to the process and not to the session.
+    let (message, _advice) = message.split_once(". Please").unwrap_or((message, ""));
+    Error::ResourcesExhausted {
+        message: format!("out of disk for spilled data: {message}"),
+        hint: Some("free disk space, or raise the spill limit".to_owned()),
+    }
+}
+
+fn convert_io(io: &std::io::Error) -> Error {
+    let message = io.to_string();
+    if message.contains(SPILL_LIMIT_REACHED) {
+        return out_of_spill_space(&message);
+    }
+    Error::Unavailable { location: "the local disk".to_owned(), message, hint: None }
 }
 
 fn internal(message: &str) -> Error {
@@ -319,4 +336,27 @@ fn tidy(message: &str) -> String {
         }
     }
     text.trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DataFusionError, Error};
+
+    #[test]
+    fn the_hint_names_what_ran_out() {
+        let hint = |error: DataFusionError| match Error::from(error) {
+            Error::ResourcesExhausted { message, hint } => (message, hint.unwrap_or_default()),
+            other => panic!("{other}"),
+        };
+        let pool = "Additional allocation failed for TopK[0] with top memory consumers as:\n  \
+                    TopK[0]#1(can spill: false)\nError: Failed to allocate additional 8.0 MB";
+        let (message, advice) = hint(DataFusionError::ResourcesExhausted(pool.to_owned()));
+        assert_eq!(message, "out of memory: Failed to allocate additional 8.0 MB");
+        assert!(advice.contains("--memory"), "{advice}");
+        let disk = "The used disk space during the spilling process has exceeded the allowable \
+                    limit of 1.0 MB. Please try increasing the config: `x`.";
+        let (message, advice) = hint(DataFusionError::IoError(std::io::Error::other(disk)));
+        assert!(message.starts_with("out of disk") && message.ends_with("1.0 MB"), "{message}");
+        assert!(advice.contains("spill limit"), "{advice}");
+    }
 }

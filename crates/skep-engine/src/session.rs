@@ -33,7 +33,7 @@ use crate::object_stores::{self, ObjectStores};
 use crate::query::{QueryStream, StatementKind};
 use crate::runtime::session_runtime;
 use crate::settings::SkepSettings;
-use crate::sql::{self, Planned, Planner, Statement, rewrite};
+use crate::sql::{self, ParserLimits, Planned, Planner, Statement, rewrite};
 use crate::{functions, optimizer};
 
 /// How deep views may name views before it is taken for a circle.
@@ -140,8 +140,8 @@ impl Session {
 
     fn parse(&self, text: &str) -> Result<Statement> {
         let state = self.inner.context.state_ref();
-        let limit = state.read().config_options().sql_parser.recursion_limit.get();
-        sql::parse(text, limit)
+        let limits = ParserLimits::of(state.read().config_options());
+        sql::parse(text, limits)
     }
 
     pub(crate) fn scope(&self) -> Scope {
@@ -372,8 +372,8 @@ impl SessionInner {
                 hint: Some("does a view name itself?".to_owned()),
             });
         }
-        let limit = state.config_options().sql_parser.recursion_limit.get();
-        let Statement::Plan(statement) = sql::parse(&view.query, limit)? else {
+        let limits = ParserLimits::of(state.config_options());
+        let Statement::Plan(statement) = sql::parse(&view.query, limits)? else {
             return Err(Error::Internal {
                 message: "the text of a view is no query".to_owned(),
                 source: None,

@@ -21,7 +21,7 @@ use crate::style::Palette;
 const EXIT_OUTPUT_CLOSED: u8 = 141;
 
 /// Plans are deep trees, walked by recursion.
-const WORKER_STACK_BYTES: usize = 8 << 20;
+const WORKER_STACK_BYTES: usize = 64 << 20;
 
 /// Runs what the command line asks for.
 pub(crate) fn run(mut args: Args) -> ExitCode {

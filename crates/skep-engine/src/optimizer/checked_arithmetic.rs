@@ -15,11 +15,12 @@ use datafusion::arrow::datatypes::{
     DECIMAL256_MAX_PRECISION, DataType,
 };
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRewriter};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::functions_aggregate::sum::Sum;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::type_coercion::binary::BinaryTypeCoercer;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
     BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, WindowFunctionDefinition,
@@ -53,84 +54,132 @@ fn check_node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let names = NamePreserver::new(&plan);
     let plan = plan.map_expressions(|expr| {
         let name = names.save(&expr);
-        let checked = expr.transform_up(|expr| check_expr(expr, &schema))?;
+        let checked = expr.rewrite(&mut Check { schema: &schema, levels: vec![Vec::new()] })?;
         Ok(checked.update_data(|expr| name.restore(expr)))
     })?;
     if plan.transformed { plan.map_data(LogicalPlan::recompute_schema) } else { Ok(plan) }
 }
 
-fn check_expr(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
-    match expr {
-        Expr::BinaryExpr(BinaryExpr { left, op, right })
-            if may_wrap(&left, op, &right, schema)? =>
-        {
-            Ok(Transformed::yes(checked(op, *left, *right)))
+/// Replaces operations from the leaves up.
+///
+/// What is known of an arithmetic operation is handed to the one above it: to ask each anew for its
+/// type and range would walk all below it again, and a chain of `+` is as deep as it is long.
+struct Check<'a> {
+    schema: &'a DFSchema,
+    /// What is known of the children of the expressions that are being walked, outermost first.
+    levels: Vec<Vec<Option<Known>>>,
+}
+
+impl TreeNodeRewriter for Check<'_> {
+    type Node = Expr;
+
+    fn f_down(&mut self, expr: Expr) -> Result<Transformed<Expr>> {
+        self.levels.push(Vec::new());
+        Ok(Transformed::no(expr))
+    }
+
+    fn f_up(&mut self, expr: Expr) -> Result<Transformed<Expr>> {
+        let children = self.levels.pop().unwrap_or_default();
+        let (expr, known) = check_expr(expr, children, self.schema)?;
+        if let Some(siblings) = self.levels.last_mut() {
+            siblings.push(known);
+        }
+        Ok(expr)
+    }
+}
+
+type Checked = (Transformed<Expr>, Option<Known>);
+
+/// Returns the expression with what is known of it, if that took a look below it.
+fn check_expr(expr: Expr, children: Vec<Option<Known>>, schema: &DFSchema) -> Result<Checked> {
+    let mut children = children.into_iter();
+    let mut child = |expr: &Expr| match children.next() {
+        Some(Some(known)) => Some(known),
+        _ => Known::of_leaf(expr, schema),
+    };
+    Ok(match expr {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) if op.is_numerical_operators() => {
+            // A type that is not known yet, as of a lambda's variable, is no reason to fail here.
+            let (Some(left_known), Some(right_known)) = (child(&left), child(&right)) else {
+                return Ok((Transformed::no(binary(left, op, right)), None));
+            };
+            let known = Known::of_operation(&left_known, op, &right_known);
+            if known.as_ref().is_some_and(|it| may_wrap(&left_known, op, &right_known, it)) {
+                let known = known.map(|known| Known::of_type(known.data_type));
+                (Transformed::yes(checked(op, *left, *right)), known)
+            } else {
+                (Transformed::no(binary(left, op, right)), known)
+            }
         }
         Expr::Negative(operand) => {
-            let signed = operand.get_type(schema).is_ok_and(|known| known.is_signed_integer());
-            let literal = matches!(range(&operand, schema), Some((low, high)) if low == high);
-            // The negation of a literal is a literal but for the least number, which is written so.
-            if signed && !(literal && fits_negated(&operand, schema)?) {
-                Ok(Transformed::yes(checked_negative(*operand)))
+            let Some(known) = child(&operand) else {
+                return Ok((Transformed::no(Expr::Negative(operand)), None));
+            };
+            let result = Some(Known::of_type(known.data_type.clone()));
+            if known.data_type.is_signed_integer() && !known.is_safely_negated() {
+                (Transformed::yes(checked_negative(*operand)), result)
             } else {
-                Ok(Transformed::no(Expr::Negative(operand)))
+                (Transformed::no(Expr::Negative(operand)), result)
             }
+        }
+        Expr::Alias(alias) => {
+            let known = match *alias.expr {
+                // Such an alias may have a type of its own.
+                Expr::Placeholder(_) => None,
+                ref inner => child(inner),
+            };
+            (Transformed::no(Expr::Alias(alias)), known)
+        }
+        Expr::Cast(cast) => {
+            let known = Known::of_cast(cast.field.data_type(), child(&cast.expr));
+            (Transformed::no(Expr::Cast(cast)), Some(known))
         }
         Expr::AggregateFunction(mut function) if function.func.inner().is::<Sum>() => {
             function.func = checked_sum_udaf();
-            Ok(Transformed::yes(Expr::AggregateFunction(function)))
+            (Transformed::yes(Expr::AggregateFunction(function)), None)
         }
         Expr::WindowFunction(mut function) => match &function.fun {
             WindowFunctionDefinition::AggregateUDF(udaf) if udaf.inner().is::<Sum>() => {
                 function.fun = WindowFunctionDefinition::AggregateUDF(checked_sum_udaf());
-                Ok(Transformed::yes(Expr::WindowFunction(function)))
+                (Transformed::yes(Expr::WindowFunction(function)), None)
             }
-            _ => Ok(Transformed::no(Expr::WindowFunction(function))),
+            _ => (Transformed::no(Expr::WindowFunction(function)), None),
         },
-        other => Ok(Transformed::no(other)),
-    }
+        other => (Transformed::no(other), None),
+    })
 }
 
-fn fits_negated(operand: &Expr, schema: &DFSchema) -> Result<bool> {
-    let bounds = integer_bounds(&operand.get_type(schema)?);
-    Ok(match (bounds, range(operand, schema)) {
-        (Some((_, max)), Some((low, _))) => low.checked_neg().is_some_and(|value| value <= max),
-        _ => false,
-    })
+fn binary(left: Box<Expr>, op: Operator, right: Box<Expr>) -> Expr {
+    Expr::BinaryExpr(BinaryExpr { left, op, right })
 }
 
 /// Tells whether DataFusion's operator could give a wrong number.
-fn may_wrap(left: &Expr, op: Operator, right: &Expr, schema: &DFSchema) -> Result<bool> {
+fn may_wrap(left: &Known, op: Operator, right: &Known, result: &Known) -> bool {
     if !matches!(op, Operator::Plus | Operator::Minus | Operator::Multiply) {
-        return Ok(false);
+        return false;
     }
-    // A type that is not known yet, as of a lambda's variable, is no reason to fail here.
-    let (Ok(left_type), Ok(right_type)) = (left.get_type(schema), right.get_type(schema)) else {
-        return Ok(false);
-    };
+    let (left_type, right_type) = (&left.data_type, &right.data_type);
     if left_type != right_type && !(left_type.is_decimal() && right_type.is_decimal()) {
-        return Ok(false);
+        return false;
     }
-    if let Some((min, max)) = integer_bounds(&left_type) {
-        let result = combine(op, range(left, schema), range(right, schema));
-        return Ok(!result.is_some_and(|(low, high)| min <= low && high <= max));
+    if let Some((min, max)) = integer_bounds(left_type) {
+        let result = combine(op, left.range, right.range);
+        return !result.is_some_and(|(low, high)| min <= low && high <= max);
     }
     if !left_type.is_decimal() {
-        return Ok(false);
+        return false;
     }
-    let whole = BinaryExpr::new(Box::new(left.clone()), op, Box::new(right.clone()));
-    let whole = Expr::BinaryExpr(whole);
-    Ok(match whole.get_type(schema)? {
-        DataType::Decimal32(precision, _) => precision == DECIMAL32_MAX_PRECISION,
-        DataType::Decimal64(precision, _) => precision == DECIMAL64_MAX_PRECISION,
+    match &result.data_type {
+        DataType::Decimal32(precision, _) => *precision == DECIMAL32_MAX_PRECISION,
+        DataType::Decimal64(precision, _) => *precision == DECIMAL64_MAX_PRECISION,
         DataType::Decimal128(precision, scale) => {
-            let summed = decimal_scale(&left_type).saturating_add(decimal_scale(&right_type));
-            let is_exact = op != Operator::Multiply || scale == summed;
-            precision == DECIMAL128_MAX_PRECISION && !(is_exact && fits(&whole, scale, schema))
+            let summed = decimal_scale(left_type).saturating_add(decimal_scale(right_type));
+            let is_exact = op != Operator::Multiply || *scale == summed;
+            *precision == DECIMAL128_MAX_PRECISION && !(is_exact && fits(left, op, right, *scale))
         }
-        DataType::Decimal256(precision, _) => precision == DECIMAL256_MAX_PRECISION,
+        DataType::Decimal256(precision, _) => *precision == DECIMAL256_MAX_PRECISION,
         _ => false,
-    })
+    }
 }
 
 fn decimal_scale(data_type: &DataType) -> i8 {
@@ -145,18 +194,15 @@ fn decimal_scale(data_type: &DataType) -> i8 {
 
 /// Tells whether a decimal stays within 38 digits by what its operands can be: the type of
 /// `price * (1 - discount)` has no room left, its values have.
-fn fits(expr: &Expr, scale: i8, schema: &DFSchema) -> bool {
+fn fits(left: &Known, op: Operator, right: &Known, scale: i8) -> bool {
     // Half of the range: far more than what the estimate in floats may be off.
     const LARGEST: f64 = 0.5e38;
-    let largest = operands_magnitude(expr, schema);
+    let largest = operands_magnitude(left, op, right);
     largest.is_some_and(|largest| largest * 10_f64.powi(scale.into()) < LARGEST)
 }
 
-fn operands_magnitude(expr: &Expr, schema: &DFSchema) -> Option<f64> {
-    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = expr else {
-        return None;
-    };
-    let (left, right) = (magnitude(left, schema)?, magnitude(right, schema)?);
+fn operands_magnitude(left: &Known, op: Operator, right: &Known) -> Option<f64> {
+    let (left, right) = (left.magnitude?, right.magnitude?);
     match op {
         Operator::Plus | Operator::Minus => Some(left + right),
         Operator::Multiply => Some(left * right),
@@ -164,30 +210,95 @@ fn operands_magnitude(expr: &Expr, schema: &DFSchema) -> Option<f64> {
     }
 }
 
-/// An upper bound of an expression's absolute value, as its type and form tell.
-fn magnitude(expr: &Expr, schema: &DFSchema) -> Option<f64> {
-    let own = match expr.get_type(schema).ok()? {
-        DataType::Decimal32(precision, scale)
-        | DataType::Decimal64(precision, scale)
-        | DataType::Decimal128(precision, scale) => {
-            Some(10_f64.powi(i32::from(precision) - i32::from(scale)))
+/// What an expression's type and form tell of its values.
+#[derive(Debug, Clone)]
+struct Known {
+    data_type: DataType,
+    /// The least and greatest value of an integer.
+    range: Option<Range>,
+    /// An upper bound of the absolute value.
+    magnitude: Option<f64>,
+}
+
+impl Known {
+    fn of_type(data_type: DataType) -> Self {
+        let range = integer_bounds(&data_type);
+        let magnitude = match data_type {
+            DataType::Decimal32(precision, scale)
+            | DataType::Decimal64(precision, scale)
+            | DataType::Decimal128(precision, scale) => {
+                Some(10_f64.powi(i32::from(precision) - i32::from(scale)))
+            }
+            _ => range.map(|(low, high)| (high.max(-low) as f64).max(1.0)),
+        };
+        Self { data_type, range, magnitude }
+    }
+
+    /// For expressions whose form tells nothing but a literal's.
+    fn of_leaf(expr: &Expr, schema: &DFSchema) -> Option<Self> {
+        let known = Self::of_type(expr.get_type(schema).ok()?);
+        Some(match expr {
+            Expr::Literal(value, _) => known.of_literal(value),
+            _ => known,
+        })
+    }
+
+    fn of_literal(mut self, value: &ScalarValue) -> Self {
+        if self.data_type.is_integer() {
+            match value.cast_to(&DataType::Decimal128(DECIMAL128_MAX_PRECISION, 0)) {
+                Ok(ScalarValue::Decimal128(Some(value), _, _)) => self.range = Some((value, value)),
+                Ok(_) => {}
+                Err(_) => self.range = None,
+            }
         }
-        data_type => integer_bounds(&data_type).map(|(low, high)| (high.max(-low) as f64).max(1.0)),
-    };
-    let by_form = match expr {
-        Expr::Literal(value, _) => match value.cast_to(&DataType::Float64).ok()? {
-            ScalarValue::Float64(Some(value)) => Some(value.abs()),
-            _ => None,
-        },
-        Expr::Alias(alias) => magnitude(&alias.expr, schema),
+        match value.cast_to(&DataType::Float64) {
+            Ok(ScalarValue::Float64(Some(value))) => self = self.at_most(Some(value.abs())),
+            Ok(_) => {}
+            Err(_) => self.magnitude = None,
+        }
+        self
+    }
+
+    fn of_cast(target: &DataType, inner: Option<Self>) -> Self {
+        let known = Self::of_type(target.clone());
+        let Some(inner) = inner else { return known };
+        let range = known.range.map(|(min, max)| match inner.range {
+            Some((low, high)) => (low.max(min), high.min(max)),
+            None => (min, max),
+        });
         // A cast may round up.
-        Expr::Cast(cast) => magnitude(&cast.expr, schema).map(|inner| inner + 1.0),
-        Expr::BinaryExpr(_) => operands_magnitude(expr, schema),
-        _ => None,
-    };
-    match (own, by_form) {
-        (Some(own), Some(by_form)) => Some(own.min(by_form)),
-        (own, by_form) => own.or(by_form),
+        let magnitude = inner.magnitude.map(|magnitude| magnitude + 1.0);
+        Self { range, ..known }.at_most(magnitude)
+    }
+
+    fn of_operation(left: &Self, op: Operator, right: &Self) -> Option<Self> {
+        let coercer = BinaryTypeCoercer::new(&left.data_type, &op, &right.data_type);
+        let mut known = Self::of_type(coercer.get_result_type().ok()?);
+        if let (Some((min, max)), Some((low, high))) =
+            (known.range, combine(op, left.range, right.range))
+            && min <= low
+            && high <= max
+        {
+            known.range = Some((low, high));
+        }
+        Some(known.at_most(operands_magnitude(left, op, right)))
+    }
+
+    fn at_most(mut self, bound: Option<f64>) -> Self {
+        self.magnitude = match (self.magnitude, bound) {
+            (Some(own), Some(bound)) => Some(own.min(bound)),
+            (own, bound) => own.or(bound),
+        };
+        self
+    }
+
+    /// The negation of a literal is a literal but for the least number, which is written so.
+    fn is_safely_negated(&self) -> bool {
+        let (Some((low, high)), Some((_, max))) = (self.range, integer_bounds(&self.data_type))
+        else {
+            return false;
+        };
+        low == high && low.checked_neg().is_some_and(|value| value <= max)
     }
 }
 
@@ -205,38 +316,6 @@ fn integer_bounds(data_type: &DataType) -> Option<Range> {
         DataType::UInt64 => (0, u64::MAX.into()),
         _ => return None,
     })
-}
-
-/// The least and greatest value that an integer expression can have, as its form tells.
-fn range(expr: &Expr, schema: &DFSchema) -> Option<Range> {
-    let own = || integer_bounds(&expr.get_type(schema).ok()?);
-    match expr {
-        Expr::Literal(value, _) => {
-            let value = match value.cast_to(&DataType::Decimal128(38, 0)).ok()? {
-                ScalarValue::Decimal128(Some(value), _, _) if value_is_integer(expr) => value,
-                _ => return own(),
-            };
-            Some((value, value))
-        }
-        Expr::Alias(alias) => range(&alias.expr, schema),
-        Expr::Cast(cast) => {
-            let (min, max) = own()?;
-            let (low, high) = range(&cast.expr, schema).unwrap_or((min, max));
-            Some((low.max(min), high.min(max)))
-        }
-        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
-            let (min, max) = own()?;
-            match combine(*op, range(left, schema), range(right, schema)) {
-                Some((low, high)) if min <= low && high <= max => Some((low, high)),
-                _ => Some((min, max)),
-            }
-        }
-        _ => own(),
-    }
-}
-
-fn value_is_integer(expr: &Expr) -> bool {
-    matches!(expr, Expr::Literal(value, _) if value.data_type().is_integer())
 }
 
 fn combine(op: Operator, left: Option<Range>, right: Option<Range>) -> Option<Range> {

@@ -3,9 +3,11 @@
 //! - [`checked_arithmetic`]: arithmetic fails rather than wraps.
 //! - [`in_lists`]: lists of computed values, compared one by one.
 //! - [`subqueries`]: subqueries of every correlated shape, as joins.
+//! - [`filter_barrier`]: filters stay above what gives a row for no input.
 //! - [`recursion`]: a bound on recursive queries.
 //! - [`null_equality`]: `=` stays `=` in a join by `IS NOT DISTINCT FROM`.
 //! - [`pushdown`]: filters that reach the right one of the columns that share a name.
+//! - [`top_k`]: sorts with a large limit may spill.
 //!
 //! **Invariant:** our logical rules are analyzer rules, but for those that stand by a rule of
 //! DataFusion's optimizer. DataFusion checks a plan's subqueries right after analysis and folds
@@ -13,6 +15,7 @@
 
 mod checked_arithmetic;
 mod columns;
+mod filter_barrier;
 mod in_lists;
 mod null_equality;
 mod pushdown;
@@ -20,6 +23,7 @@ mod recursion;
 mod subqueries;
 #[cfg(test)]
 mod tests;
+mod top_k;
 
 use std::sync::Arc;
 
@@ -40,10 +44,11 @@ pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     rules
 }
 
-/// DataFusion's optimizer rules, with guards for those that take keys out of conditions.
+/// DataFusion's optimizer rules: the pushing of filters guarded, and those that take keys out of
+/// conditions.
 pub(crate) fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     let mut rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> = Vec::new();
-    for rule in Optimizer::new().rules {
+    for rule in filter_barrier::guarded(Optimizer::new().rules) {
         match rule.name() {
             "extract_equijoin_predicate" => {
                 rules.push(Arc::new(null_equality::StrictKeys));
@@ -56,12 +61,12 @@ pub(crate) fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     rules
 }
 
-/// DataFusion's physical rules, those that push filters down with help, then the bound on
-/// recursion.
+/// DataFusion's physical rules, those that push filters down with help, and the bound on heaps;
+/// then the bound on recursion.
 ///
-/// The bound comes last: no rule of DataFusion's knows its node.
+/// The bound on recursion comes last: no rule of DataFusion's knows its node.
 pub(crate) fn physical_optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
-    let mut rules = PhysicalOptimizer::new().rules;
+    let mut rules = top_k::bounded(PhysicalOptimizer::new().rules);
     for rule in &mut rules {
         if FILTER_RULES.contains(&rule.name()) {
             *rule = Arc::new(pushdown::PushFiltersByPosition { rule: Arc::clone(rule) });

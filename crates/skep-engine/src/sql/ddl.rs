@@ -20,9 +20,9 @@ use crate::error::{Error, Result};
 use crate::files::{self, FileTable, FileTarget, Format, WriteMode};
 use crate::query::{QueryStream, StatementKind};
 use crate::session::{MAX_VIEW_DEPTH, Scope, Session, command_done, named_columns};
-use crate::sql::normalize;
 use crate::sql::planner::Planner;
 use crate::sql::statement::{CreateTable, CreateView, Drop, DropKind, Statement};
+use crate::sql::{ParserLimits, normalize};
 
 /// Where a new table goes.
 #[derive(Debug)]
@@ -203,11 +203,8 @@ impl Session {
 
     /// A view that is replaced must not name itself, be it through other views.
     fn refuse_circle(&self, view: &ViewText, schema: &str, name: &str, depth: usize) -> Result<()> {
-        let limit = {
-            let state = self.inner.context.state_ref();
-            state.read().config_options().sql_parser.recursion_limit.get()
-        };
-        let Statement::Plan(statement) = super::parse(&view.query, limit)? else {
+        let limits = ParserLimits::of(self.inner.context.state_ref().read().config_options());
+        let Statement::Plan(statement) = super::parse(&view.query, limits)? else {
             return Ok(());
         };
         let (references, _) = resolve_table_references(&statement, true)?;

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::files::{self, WriteMode};
 use crate::query::{QueryStream, StatementKind};
 use crate::session::{Session, named_columns};
+use crate::sql::ParserLimits;
 use crate::sql::statement::Statement;
 
 impl Session {
@@ -52,8 +53,8 @@ impl Session {
                 PlanStatement::Statement(Box::new(SqlStatement::Query(query)))
             }
             CopyToSource::Relation(name) => {
-                let limit = state.config_options().sql_parser.recursion_limit.get();
-                match super::parse(&format!("SELECT * FROM {name}"), limit)? {
+                let limits = ParserLimits::of(state.config_options());
+                match super::parse(&format!("SELECT * FROM {name}"), limits)? {
                     Statement::Plan(statement) => *statement,
                     _ => return Err(Error::plan(format!("{name} is no table"))),
                 }

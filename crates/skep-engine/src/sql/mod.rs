@@ -1,5 +1,6 @@
 //! From text to statements to plans, and the statements that skep runs itself.
 
+mod chain;
 mod ddl;
 mod describe;
 pub(crate) mod dialect;
@@ -13,6 +14,6 @@ mod show;
 pub(crate) mod split;
 mod statement;
 
-pub(crate) use parser::{normalize, parse};
+pub(crate) use parser::{ParserLimits, normalize, parse};
 pub(crate) use planner::{Planned, Planner};
 pub(crate) use statement::Statement;

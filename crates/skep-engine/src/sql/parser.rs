@@ -3,15 +3,18 @@
 //! Spark's and DataFusion's dialects overlap in their first words, so this parser reads these and
 //! decides; what it does not take goes to DataFusion's parser from the beginning.
 
+use datafusion::common::config::ConfigOptions;
 use datafusion::common::format::{ExplainFormat, ExplainStatementOptions};
 use datafusion::sql::parser::{DFParserBuilder, ExplainStatement, Statement as PlanStatement};
 use datafusion::sql::sqlparser::ast::{ObjectName, Value};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use datafusion::sql::sqlparser::tokenizer::{Location, Token};
+use datafusion::sql::sqlparser::tokenizer::{Location, Token, Tokenizer};
 
 use crate::datafusion_error::convert_parser;
 use crate::error::{Error, Position, Result};
+use crate::settings::{DEFAULT_MAX_CHAIN_LENGTH, SkepSettings};
+use crate::sql::chain;
 use crate::sql::dialect::SkepDialect;
 use crate::sql::statement::{CreateTable, CreateView, Drop, DropKind, Show, Statement};
 
@@ -22,12 +25,34 @@ static DIALECT: SkepDialect = SkepDialect;
 /// # Errors
 /// [`Error::Syntax`] with its place; [`Error::Unsupported`] for statements of known systems that
 /// skep does not have.
-pub(crate) fn parse(text: &str, recursion_limit: usize) -> Result<Statement> {
+pub(crate) fn parse(text: &str, limits: ParserLimits) -> Result<Statement> {
+    let tokens = Tokenizer::new(&DIALECT, text)
+        .tokenize_with_location()
+        .map_err(|error| convert_parser(&ParserError::from(error)))?;
+    chain::check(&tokens, limits.chain)?;
+    let recursion_limit = limits.recursion;
     let parser = Parser::new(&DIALECT)
         .with_recursion_limit(recursion_limit)
-        .try_with_sql(text)
-        .map_err(|error| convert_parser(&error))?;
+        .with_tokens_with_locations(tokens);
     StatementParser { parser, text, recursion_limit }.parse()
+}
+
+/// How deep a statement may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ParserLimits {
+    recursion: usize,
+    chain: usize,
+}
+
+impl ParserLimits {
+    /// The limits of a session's settings.
+    pub(crate) fn of(options: &ConfigOptions) -> Self {
+        let settings = options.extensions.get::<SkepSettings>();
+        Self {
+            recursion: options.sql_parser.recursion_limit.get(),
+            chain: settings.map_or(DEFAULT_MAX_CHAIN_LENGTH, |settings| settings.max_chain_length),
+        }
+    }
 }
 
 struct StatementParser<'a> {

@@ -16,7 +16,7 @@ use crate::workspace;
 /// Trials at once unless `--test-threads` says otherwise; each has an engine with its own memory.
 const MAX_PARALLEL: usize = 4;
 /// Deep plans recurse deeply, and more so without optimisation.
-const STACK_SIZE: usize = 8 << 20;
+const STACK_SIZE: usize = 64 << 20;
 
 /// Runs the scripts of `sql-tests` as a test binary with Cargo's usual arguments.
 ///

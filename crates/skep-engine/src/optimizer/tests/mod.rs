@@ -4,6 +4,7 @@ mod arithmetic;
 mod joins;
 mod recursion;
 mod subqueries;
+mod top_k;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};

@@ -524,7 +524,8 @@ mod tests {
     #[test]
     fn a_plain_statement_needs_nothing() {
         for sql in [
-            "SELECT a, sum(b) FROM t JOIN u USING (k) WHERE x IN (1, 2) GROUP BY a",
+            "SELECT a, sum(b) FROM t JOIN u USING (k) GROUP BY a",
+            "SELECT a FROM t WHERE x IN (1, 2)",
             "SELECT first_value(x IGNORE NULLS) OVER (ORDER BY y) FROM t",
             "SELECT lag(x) IGNORE NULLS OVER (ORDER BY y) FROM t",
             "SELECT count(DISTINCT x) FILTER (WHERE y) FROM t UNION ALL SELECT 1",
