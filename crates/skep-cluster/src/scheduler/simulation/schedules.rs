@@ -92,7 +92,8 @@ fn every_schedule_of_faults_gives_the_fault_free_result() {
     let mut faults: BTreeMap<&str, usize> = BTreeMap::new();
     let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
     for seed in 0..count_from_env("SEEDS").unwrap_or(ORDINARY_SEEDS) {
-        let failed = std::panic::catch_unwind(|| run(seed, false)).map_err(|_error| run(seed, true));
+        let failed =
+            std::panic::catch_unwind(|| run(seed, false)).map_err(|_error| run(seed, true));
         let Ok(world) = failed else { unreachable!("a schedule failed once only") };
         for (fault, count) in &world.fault_count {
             *faults.entry(fault).or_default() += count;
