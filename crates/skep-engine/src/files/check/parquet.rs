@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::parquet::arrow::ARROW_SCHEMA_META_KEY;
+use datafusion::parquet::basic::ConvertedType;
 use datafusion::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
 use super::super::format::Format;
@@ -50,7 +52,27 @@ pub(super) async fn check(runtime: &RuntimeEnv, file: &FoundFile) -> Result<()> 
     };
     let metadata = ParquetMetaDataReader::decode_metadata(&footer)
         .map_err(|error| damaged(format!("its footer is damaged ({error})")))?;
-    inside(&metadata, footer_start).map_err(damaged)
+    inside(&metadata, footer_start).map_err(damaged)?;
+    refuse_intervals(&metadata, file.path())
+}
+
+/// The decoder drops the months of Parquet's INTERVAL, unless Arrow's schema is there: then the
+/// writer has had none, or nothing else.
+fn refuse_intervals(metadata: &ParquetMetaData, path: String) -> Result<()> {
+    let file = metadata.file_metadata();
+    let has_arrow_schema = file
+        .key_value_metadata()
+        .is_some_and(|entries| entries.iter().any(|entry| entry.key == ARROW_SCHEMA_META_KEY));
+    let mut columns = file.schema_descr().columns().iter();
+    match columns.find(|column| column.converted_type() == ConvertedType::INTERVAL) {
+        Some(column) if !has_arrow_schema => Err(bad_file(
+            path,
+            Format::Parquet,
+            format!("column \"{}\" is an INTERVAL, which cannot be read", column.path().string()),
+            Some("write it as text, or as months, days and milliseconds".to_owned()),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn inside(metadata: &ParquetMetaData, data_end: u64) -> Result<(), String> {

@@ -190,3 +190,29 @@ async fn what_is_no_location_or_table() {
     let error = place.open_path("s3://nobody-knows/x.csv").await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
 }
+
+#[tokio::test]
+async fn an_interval_is_refused_rather_than_read_without_its_months() {
+    use datafusion::parquet::data_type::{FixedLenByteArray, FixedLenByteArrayType};
+    use datafusion::parquet::file::properties::WriterProperties;
+    use datafusion::parquet::file::writer::SerializedFileWriter;
+    use datafusion::parquet::schema::parser::parse_message_type;
+
+    let place = Place::new();
+    let schema = "message m { REQUIRED FIXED_LEN_BYTE_ARRAY (12) iv (INTERVAL); }";
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let file = std::fs::File::create(place.path("i.parquet")).unwrap();
+    let properties = Arc::new(WriterProperties::builder().build());
+    let mut writer = SerializedFileWriter::new(file, schema, properties).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    // A month, two days, three seconds.
+    let value = [1, 0, 0, 0, 2, 0, 0, 0, 184, 11, 0, 0].to_vec();
+    let value = FixedLenByteArray::from(value);
+    column.typed::<FixedLenByteArrayType>().write_batch(&[value], None, None).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    writer.close().unwrap();
+    let message = failure(&place, &place.text("i.parquet")).await;
+    has(&message, &["i.parquet", "column \"iv\" is an INTERVAL"]);
+}
