@@ -1,7 +1,20 @@
 //! The wire contract of skep: what crosses a process boundary, free of DataFusion.
 //!
-//! For now this is the closed list of error codes, which the engine speaks and every protocol maps.
+//! The closed list of error codes, which the engine speaks and every protocol maps; and with the
+//! feature `grpc` the messages between the processes of a cluster.
 
 mod error_code;
+
+/// The messages and services between the processes of a cluster, as `proto/cluster.proto` has them.
+#[cfg(feature = "grpc")]
+#[expect(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    reason = "generated; the .proto has the docs"
+)]
+pub mod cluster {
+    tonic::include_proto!("skep.cluster.v1");
+}
 
 pub use error_code::ErrorCode;

@@ -8,18 +8,23 @@ use serde_json::Value;
 use super::tree::Tree;
 
 /// Each of our packages, and which others of ours it may import.
-const IMPORTS: [(&str, &[&str]); 7] = [
+const IMPORTS: [(&str, &[&str]); 9] = [
     ("skep-proto", &[]),
     ("skep-engine", &["skep-proto"]),
     ("skep-cluster", &["skep-engine", "skep-proto", "skep-testkit"]),
-    ("skep-cli", &["skep-engine", "skep-proto", "skep-testkit"]),
-    ("skep-testkit", &["skep-engine", "skep-proto"]),
+    ("skep-server", &["skep-cluster", "skep-engine", "skep-proto"]),
+    ("skep-client", &["skep-proto"]),
+    ("skep-cli", &["skep-client", "skep-engine", "skep-proto", "skep-server", "skep-testkit"]),
+    ("skep-testkit", &["skep-client", "skep-engine", "skep-proto", "skep-server"]),
     ("xtask", &["skep-testkit"]),
-    ("skep-bench", &["skep-engine", "skep-proto", "skep-testkit"]),
+    ("skep-bench", &["skep-client", "skep-engine", "skep-proto", "skep-server", "skep-testkit"]),
 ];
 
 /// Packages of others that are kept to some of ours; tests may use them anywhere.
-const KEPT: [(&str, &[&str]); 6] = [
+const KEPT: [(&str, &[&str]); 9] = [
+    ("arrow-flight", &["skep-cluster", "skep-server", "skep-client"]),
+    ("axum", &["skep-server"]),
+    ("datafusion-proto", &["skep-cluster"]),
     ("reedline", &["skep-cli"]),
     ("clap", &["skep-cli", "skep-bench", "xtask"]),
     ("sqllogictest", &["skep-testkit"]),

@@ -1,0 +1,1 @@
+//! Talks to a skep coordinator: statements out, record batches in.

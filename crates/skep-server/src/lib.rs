@@ -1,0 +1,1 @@
+//! What listens: the coordinator and the worker, their gRPC and HTTP services.
