@@ -4,6 +4,9 @@
 //! decisions, the store that keeps partitions. The drivers that perform decisions over a network
 //! come on top of these.
 
+pub mod codec;
+pub mod control;
+pub mod coordinator;
 pub mod error;
 pub mod exchange;
 pub mod ids;
@@ -11,5 +14,6 @@ pub mod membership;
 pub mod scheduler;
 pub mod stage_planner;
 pub mod store;
+pub mod worker;
 
 pub use error::{Error, Result};

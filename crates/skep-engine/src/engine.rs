@@ -38,16 +38,25 @@ impl Engine {
     /// [`Error::Io`] if the data or the spill directory cannot be used, [`Error::File`] if the
     /// catalog there cannot be read.
     pub async fn open(config: EngineConfig) -> Result<Self> {
-        Self::open_with(config, Arc::new(LocalExecutor)).await
+        let building = config.clone();
+        let built = tokio::task::spawn_blocking(move || build_runtime(&building, |pool| pool));
+        let runtime = built
+            .await
+            .map_err(|error| Error::Internal { message: error.to_string(), source: None })??;
+        Self::open_with(config, runtime, Arc::new(LocalExecutor)).await
     }
 
-    /// Opens the engine with another executor behind seam 1.
+    /// Opens the engine over a runtime that it shares with others, with another executor behind
+    /// seam 1.
     ///
     /// # Errors
     /// As [`Engine::open`].
-    pub async fn open_with(config: EngineConfig, executor: Arc<dyn QueryExecutor>) -> Result<Self> {
+    pub async fn open_with(
+        config: EngineConfig,
+        runtime: RuntimeEnv,
+        executor: Arc<dyn QueryExecutor>,
+    ) -> Result<Self> {
         let opened = tokio::task::spawn_blocking(move || {
-            let runtime = build_runtime(&config)?;
             let temporary_dir = config.spill_dir.clone().unwrap_or_else(std::env::temp_dir);
             let (data_dir, scratch) = match &config.data_dir {
                 Some(directory) => (directory.clone(), None),

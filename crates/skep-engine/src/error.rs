@@ -175,6 +175,21 @@ pub enum Error {
         hint: Option<String>,
     },
 
+    /// What another process of the cluster reported, or a coordinator to its client.
+    #[error("{message}")]
+    Remote {
+        /// Its code there.
+        code: ErrorCode,
+        /// Its text there, whole.
+        message: String,
+        /// Where in the statement, if known.
+        position: Option<Position>,
+        /// What to do about it.
+        hint: Option<String>,
+        /// Whether the same request may succeed when tried again.
+        is_retryable: bool,
+    },
+
     /// A defect of skep or of a library below it.
     #[error("internal error: {message}")]
     Internal {
@@ -215,6 +230,7 @@ impl Error {
                 _ => ErrorCode::Unavailable,
             },
             Self::Unavailable { .. } => ErrorCode::Unavailable,
+            Self::Remote { code, .. } => *code,
             Self::Internal { .. } => ErrorCode::Internal,
         }
     }
@@ -223,6 +239,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Unavailable { .. } => true,
+            Self::Remote { is_retryable, .. } => *is_retryable,
             Self::Syntax { .. }
             | Self::NotFound { .. }
             | Self::AlreadyExists { .. }
@@ -245,7 +262,8 @@ impl Error {
         match self {
             Self::Syntax { position, .. }
             | Self::NotFound { position, .. }
-            | Self::Plan { position, .. } => *position,
+            | Self::Plan { position, .. }
+            | Self::Remote { position, .. } => *position,
             _ => None,
         }
     }
@@ -263,7 +281,8 @@ impl Error {
             | Self::Data { hint, .. }
             | Self::ResourcesExhausted { hint, .. }
             | Self::PermissionDenied { hint, .. }
-            | Self::Unavailable { hint, .. } => hint.as_deref(),
+            | Self::Unavailable { hint, .. }
+            | Self::Remote { hint, .. } => hint.as_deref(),
             Self::AlreadyExists { .. }
             | Self::Cancelled
             | Self::Io { .. }
@@ -352,6 +371,13 @@ impl Error {
                 location: location.clone(),
                 message: message.clone(),
                 hint: hint.clone(),
+            },
+            Self::Remote { code, message, position, hint, is_retryable } => Self::Remote {
+                code: *code,
+                message: message.clone(),
+                position: *position,
+                hint: hint.clone(),
+                is_retryable: *is_retryable,
             },
             Self::Internal { message, .. } => {
                 Self::Internal { message: message.clone(), source: None }

@@ -30,5 +30,6 @@ pub use datafusion::dataframe::DataFrame;
 pub use engine::Engine;
 pub use error::{Error, Position, Result};
 pub use query::{LocalExecutor, QueryExecutor, QueryStream, StatementKind};
+pub use runtime::{build_runtime, default_memory_limit};
 pub use session::Session;
 pub use sql::split::{ScriptSplitter, ScriptStatement};

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool, TrackConsumersPool};
 use datafusion::execution::object_store::ObjectStoreRegistry;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 
@@ -14,11 +14,15 @@ use crate::error::{Error, Result};
 /// How many of the largest consumers an out-of-memory error names.
 const CONSUMERS_NAMED: NonZeroUsize = NonZeroUsize::new(3).expect("three is not zero");
 
-/// Makes the runtime of a process.
+/// Makes the runtime of a process: its memory and disk. `wrap` may put a pool of its own around
+/// the one that the configuration asks for.
 ///
 /// # Errors
 /// If the directory for spill files cannot be used.
-pub(crate) fn build_runtime(config: &EngineConfig) -> Result<RuntimeEnv> {
+pub fn build_runtime(
+    config: &EngineConfig,
+    wrap: impl FnOnce(Arc<dyn MemoryPool>) -> Arc<dyn MemoryPool>,
+) -> Result<RuntimeEnv> {
     let limit = config.memory_limit.unwrap_or_else(default_memory_limit);
     let mode = match &config.spill_dir {
         Some(directory) => {
@@ -36,7 +40,7 @@ pub(crate) fn build_runtime(config: &EngineConfig) -> Result<RuntimeEnv> {
         .with_max_temp_directory_size(config.spill_limit);
     let pool = TrackConsumersPool::new(FairSpillPool::new(limit), CONSUMERS_NAMED);
     let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(pool))
+        .with_memory_pool(wrap(Arc::new(pool)))
         .with_disk_manager_builder(disk)
         // A cached listing would hide files that were added since.
         .with_object_list_cache_limit(0)
@@ -55,7 +59,7 @@ pub(crate) fn session_runtime(
 }
 
 /// Returns 70 % of the memory that this process may use: the machine's, or its control group's.
-fn default_memory_limit() -> usize {
+pub fn default_memory_limit() -> usize {
     let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
         let kibibytes: usize = line.split_whitespace().nth(1)?.parse().ok()?;

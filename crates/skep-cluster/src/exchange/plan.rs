@@ -22,6 +22,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{internal_datafusion_err, internal_err};
 use datafusion::error::Result;
@@ -169,14 +170,19 @@ pub struct ExchangePart {
 
 /// Where a task finds the outputs that it reads.
 pub trait ExchangeSource: fmt::Debug + Send + Sync {
-    /// Returns the rows of a part: those of each task in the order in which they were written,
+    /// Returns the rows of a part, of this schema: those of each task in the order in which they were written,
     /// those of several tasks in any order between them.
     ///
     /// The end of the stream means that all tasks' rows came; anything else is an error.
     ///
     /// # Errors
     /// If the part is known not to be there; what happens later comes through the stream.
-    fn open(&self, part: ExchangePart, context: &TaskContext) -> Result<SendableRecordBatchStream>;
+    fn open(
+        &self,
+        part: ExchangePart,
+        schema: SchemaRef,
+        context: &TaskContext,
+    ) -> Result<SendableRecordBatchStream>;
 }
 
 /// The exchange source of a task, as an extension of its session configuration.
@@ -350,7 +356,7 @@ impl ExecutionPlan for ExchangeReadExec {
         let inputs = context.session_config().get_extension::<TaskInputs>().ok_or_else(|| {
             internal_datafusion_err!("a task that reads {} has no exchange source", self.producer)
         })?;
-        let open = |part| inputs.0.open(part, &context);
+        let open = |part| inputs.0.open(part, self.schema(), &context);
         let mut streams =
             self.parts(partition).into_iter().map(open).collect::<Result<Vec<_>>>()?;
         let Exchange::ShuffleMerge(order) = &self.exchange else {

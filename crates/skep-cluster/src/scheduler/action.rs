@@ -172,6 +172,8 @@ pub struct QueryFailure {
     pub kind: FailureKind,
     /// Its text.
     pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
     /// The attempt that failed first, if it was one.
     pub attempt: Option<TaskAttempt>,
     /// Where that ran.
@@ -180,7 +182,7 @@ pub struct QueryFailure {
 
 impl QueryFailure {
     pub(super) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), attempt: None, site: None }
+        Self { kind, message: message.into(), hint: None, attempt: None, site: None }
     }
 
     pub(super) fn of(mut self, attempt: TaskAttempt, site: Site) -> Self {

@@ -74,11 +74,15 @@ pub enum TaskFailure {
         code: ErrorCode,
         /// Its text.
         message: String,
+        /// What to do about it.
+        hint: Option<String>,
     },
     /// Memory ran out. Not retried: it would run out elsewhere.
     OutOfMemory {
         /// Its text.
         message: String,
+        /// What to do about it.
+        hint: Option<String>,
     },
     /// The task panicked: a defect, met again wherever it runs. Says nothing about the worker.
     Panic {
@@ -106,7 +110,7 @@ pub enum TaskFailure {
 impl fmt::Display for TaskFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Query { message, .. } | Self::OutOfMemory { message } => f.write_str(message),
+            Self::Query { message, .. } | Self::OutOfMemory { message, .. } => f.write_str(message),
             Self::Panic { message } => write!(f, "panic: {message}"),
             Self::Fetch { producer, site, message, .. } => {
                 write!(f, "cannot read {producer} from {site}: {message}")

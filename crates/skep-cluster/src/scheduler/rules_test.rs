@@ -250,10 +250,17 @@ fn errors_of_the_query_end_it_at_once() {
     let message = "x".to_owned();
     let cases = [
         (
-            TaskFailure::Query { code: ErrorCode::InvalidArgument, message: message.clone() },
+            TaskFailure::Query {
+                code: ErrorCode::InvalidArgument,
+                message: message.clone(),
+                hint: None,
+            },
             FailureKind::Query(ErrorCode::InvalidArgument),
         ),
-        (TaskFailure::OutOfMemory { message: message.clone() }, FailureKind::OutOfMemory),
+        (
+            TaskFailure::OutOfMemory { message: message.clone(), hint: None },
+            FailureKind::OutOfMemory,
+        ),
         (TaskFailure::Panic { message }, FailureKind::Panic),
     ];
     for (failure, kind) in cases {

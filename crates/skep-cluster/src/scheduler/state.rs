@@ -475,7 +475,11 @@ impl Query {
             TaskFailure::Panic { .. } => Kind::Panic,
             TaskFailure::Fetch { .. } | TaskFailure::WorkerFault { .. } => Kind::Attempts,
         };
-        QueryFailure::new(kind, failure.to_string()).of(id, site)
+        let hint = match failure {
+            TaskFailure::Query { hint, .. } | TaskFailure::OutOfMemory { hint, .. } => hint.clone(),
+            _ => None,
+        };
+        QueryFailure { hint, ..QueryFailure::new(kind, failure.to_string()).of(id, site) }
     }
 }
 

@@ -154,7 +154,12 @@ struct KeptForTask {
 }
 
 impl ExchangeSource for KeptForTask {
-    fn open(&self, part: ExchangePart, _: &TaskContext) -> Result<SendableRecordBatchStream> {
+    fn open(
+        &self,
+        part: ExchangePart,
+        _: SchemaRef,
+        _: &TaskContext,
+    ) -> Result<SendableRecordBatchStream> {
         let ExchangePart { producer, tasks, output } = part;
         let is_announced = self.allowed.iter().any(|known| {
             known.producer == producer

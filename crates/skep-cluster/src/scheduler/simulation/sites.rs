@@ -259,8 +259,8 @@ impl World {
         self.fired("final failure");
         Some(match self.rng.below(3) {
             0 => TaskFailure::Panic { message },
-            1 => TaskFailure::OutOfMemory { message },
-            _ => TaskFailure::Query { code: ErrorCode::InvalidArgument, message },
+            1 => TaskFailure::OutOfMemory { message, hint: None },
+            _ => TaskFailure::Query { code: ErrorCode::InvalidArgument, message, hint: None },
         })
     }
 

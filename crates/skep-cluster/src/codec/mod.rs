@@ -1,0 +1,1 @@
+//! Stages, settings and errors as bytes, and back.

@@ -1,0 +1,1 @@
+//! The coordinator: performs what the scheduler decides, and gives queries their answers.

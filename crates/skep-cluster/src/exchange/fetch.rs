@@ -1,0 +1,52 @@
+//! Reading sealed outputs of other sites: what a task sees of it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::execution::memory_pool::MemoryPool;
+use futures::stream::BoxStream;
+
+use crate::error::Error;
+use crate::scheduler::{FetchFault, TaskAttempt};
+
+/// One sealed output somewhere else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteOutput {
+    /// HOST:PORT of the site that keeps it.
+    pub address: String,
+    /// Who wrote it.
+    pub producer: TaskAttempt,
+    /// Which of its outputs.
+    pub output: usize,
+    /// The first batch wanted, from 0.
+    pub start_batch: u64,
+}
+
+/// Why a fetch ended early.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct FetchFailure {
+    /// Who is to blame.
+    pub fault: FetchFault,
+    /// What happened.
+    #[source]
+    pub error: Error,
+}
+
+/// The batches of one output, in the order in which they were written. The end means that all came.
+pub type FetchStream = BoxStream<'static, Result<RecordBatch, FetchFailure>>;
+
+/// Makes what tasks fetch through.
+pub trait Fetcher: fmt::Debug + Send + Sync + 'static {
+    /// Makes the reader of one task; what waits in it is accounted in this pool.
+    fn for_task(&self, pool: &Arc<dyn MemoryPool>) -> Arc<dyn TaskFetcher>;
+}
+
+/// What one task fetches through: one stream to each site that it reads from.
+pub trait TaskFetcher: fmt::Debug + Send + Sync + 'static {
+    /// Begins to read an output, whose batches have this schema, when the stream is first polled.
+    /// Each output makes progress by itself, however slowly others are read.
+    fn open(&self, output: RemoteOutput, schema: SchemaRef) -> FetchStream;
+}

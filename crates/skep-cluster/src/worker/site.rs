@@ -1,0 +1,23 @@
+//! What a site can be told, whoever tells it.
+
+use std::fmt;
+
+use super::command::Command;
+use crate::membership::WorkerLoad;
+use crate::scheduler::{Holdings, Site};
+
+/// Something that runs tasks. Its reports come through the channel that it was made with, each with
+/// the life in which the attempt was launched.
+pub trait TaskSite: fmt::Debug + Send + Sync + 'static {
+    /// Begins to do what it is told; never waits.
+    fn perform(&self, command: Command);
+
+    /// Returns what it holds.
+    fn holdings(&self) -> Holdings;
+
+    /// Returns what it is busy with.
+    fn load(&self) -> WorkerLoad;
+
+    /// Ends its life, if it had one: stops and forgets everything. Begins another.
+    fn begin_life(&self, site: Site);
+}
