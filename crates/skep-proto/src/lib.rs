@@ -9,8 +9,11 @@ mod error_code;
 #[cfg(feature = "grpc")]
 #[expect(
     missing_docs,
-    clippy::all,
-    clippy::pedantic,
+    unused_qualifications,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::clone_on_ref_ptr,
+    clippy::missing_errors_doc,
     reason = "generated; the .proto has the docs"
 )]
 pub mod cluster {
