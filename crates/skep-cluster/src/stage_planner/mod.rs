@@ -45,7 +45,7 @@ mod local_run;
 mod tests;
 
 pub use cut::{StageOptions, StagePlanner};
-pub use explain::explain;
+pub use explain::{explain, headline};
 pub use rejoin::rejoin;
 pub use stage::{Pattern, Place, Stage, StageInput, StagePlan};
 pub use task_plan::TaskPlan;
