@@ -92,6 +92,10 @@ impl ClusterExecutor {
         let query = shared.next_query();
         let graph = query_graph(stages).map_err(datafusion::error::DataFusionError::from)?;
         let result = stages.stages.last().ok_or_else(|| internal("a query without a stage"))?;
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "as many notices as there are attempts of result tasks, and the driver never waits"
+        )]
         let (notices, inbox) = mpsc::unbounded_channel();
         let text = context.session_config().get_extension::<QueryText>();
         let submission = Submission {

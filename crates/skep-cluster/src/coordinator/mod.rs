@@ -24,9 +24,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use datafusion::common::runtime::SpawnedTask;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 
 pub use options::CoordinatorOptions;
 
@@ -43,7 +43,7 @@ use crate::worker::{PlanDecoder, RunnerConfig, TaskRunner};
 #[derive(Debug)]
 pub struct Coordinator {
     shared: Arc<Shared>,
-    driver: JoinHandle<()>,
+    _driver: SpawnedTask<()>,
 }
 
 /// What everybody who talks to the driver holds.
@@ -98,10 +98,10 @@ impl Coordinator {
         );
         let clock = Clock::start();
         let (driver, snapshot) = Driver::new(&options, clock, site);
-        let driver = tokio::spawn(driver.run(inbox, reports));
+        let driver = SpawnedTask::spawn(driver.run(inbox, reports));
         let next_query = AtomicU64::new(first_query(clock.started_at));
         let shared = Shared { options, requests, snapshot, store, fetcher, clock, next_query };
-        Self { shared: Arc::new(shared), driver }
+        Self { shared: Arc::new(shared), _driver: driver }
     }
 
     /// Returns what runs the engine's plans on this cluster.
@@ -117,12 +117,6 @@ impl Coordinator {
     /// Returns who is in the cluster now, and lets wait for changes.
     pub fn snapshot(&self) -> watch::Receiver<Arc<ClusterSnapshot>> {
         self.shared.snapshot.clone()
-    }
-}
-
-impl Drop for Coordinator {
-    fn drop(&mut self) {
-        self.driver.abort();
     }
 }
 
