@@ -37,7 +37,8 @@ use crate::exchange::fetch::Fetcher;
 use crate::ids::QueryId;
 use crate::membership::ClusterSnapshot;
 use crate::store::PartitionStore;
-use crate::worker::{PlanDecoder, RunnerConfig, TaskRunner};
+use crate::codec::PlanDecoder;
+use crate::worker::{RunnerConfig, TaskRunner};
 
 /// The coordinator of a cluster. Dropping it ends its work.
 #[derive(Debug)]
