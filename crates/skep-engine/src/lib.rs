@@ -23,13 +23,16 @@ mod runtime;
 mod session;
 mod settings;
 mod sql;
+#[cfg(test)]
+mod tests;
 
+pub use catalog::SystemTables;
 pub use config::EngineConfig;
 pub use datafusion;
 pub use datafusion::dataframe::DataFrame;
-pub use engine::Engine;
+pub use engine::{Engine, EngineParts};
 pub use error::{Error, Position, Result};
-pub use query::{LocalExecutor, QueryExecutor, QueryStream, StatementKind};
+pub use query::{LocalExecutor, QueryExecutor, QueryStream, QueryText, StatementKind};
 pub use runtime::{build_runtime, default_memory_limit};
 pub use session::Session;
 pub use sql::split::{ScriptSplitter, ScriptStatement};

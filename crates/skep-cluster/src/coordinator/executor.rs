@@ -3,18 +3,24 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::memory::DataSourceExec;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::error::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::analyze::AnalyzeExec;
 use datafusion::physical_plan::joins::{CrossJoinExec, NestedLoopJoinExec};
 use datafusion::physical_plan::{ExecutionPlan, displayable};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use skep_engine::{Error, LocalExecutor, QueryExecutor, QueryText, Result};
 use tokio::sync::mpsc;
 use tracing::info;
 
 use super::Shared;
-use super::driver::{Request, Submission};
+use super::analyze::Analysis;
+use super::driver::{Request, Submission, TaskOperators};
 use super::graph::{place, query_graph};
 use super::result::ResultReader;
 use crate::codec;
@@ -90,7 +96,7 @@ impl ClusterExecutor {
     ) -> Result<ResultReader> {
         let shared = &self.shared;
         let query = shared.next_query();
-        let graph = query_graph(stages).map_err(datafusion::error::DataFusionError::from)?;
+        let graph = query_graph(stages).map_err(DataFusionError::from)?;
         let result = stages.stages.last().ok_or_else(|| internal("a query without a stage"))?;
         #[expect(
             clippy::disallowed_methods,
@@ -115,6 +121,29 @@ impl ClusterExecutor {
         let sent = shared.requests.send(Request::Submit(Box::new(submission))).await;
         sent.map_err(|_ended| Error::Cancelled)?;
         Ok(reader)
+    }
+}
+
+impl ClusterExecutor {
+    /// Runs a query for the figures of its operators alone.
+    async fn analyze(
+        &self,
+        schema: SchemaRef,
+        stages: &StagePlan,
+        programs: Vec<StageProgram>,
+        context: &Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        let reader = self.submit(stages, programs, context, true).await?;
+        let mut analysis = Analysis::new(stages);
+        for TaskOperators { stage, partition, operators } in reader.drain().await? {
+            analysis.record(stage, partition, &operators);
+        }
+        let (parts, plans): (Vec<_>, Vec<_>) = analysis.sections().into_iter().unzip();
+        let columns: Vec<ArrayRef> =
+            vec![Arc::new(StringArray::from(parts)), Arc::new(StringArray::from(plans))];
+        let batch = RecordBatch::try_new(Arc::clone(&schema), columns);
+        let rows = futures::stream::iter([batch.map_err(DataFusionError::from)]);
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
     }
 }
 
@@ -162,6 +191,13 @@ impl QueryExecutor for ClusterExecutor {
         plan: Arc<dyn ExecutionPlan>,
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
+        if let Some(analyze) = plan.downcast_ref::<AnalyzeExec>() {
+            let route = self.route(analyze.input(), &context)?;
+            if let Route::Cluster { stages, programs } = route {
+                return self.analyze(plan.schema(), &stages, programs, &context).await;
+            }
+            return LocalExecutor.execute(plan, context).await;
+        }
         match self.route(&plan, &context)? {
             Route::Here(why) => {
                 info!(why, "a query runs on the coordinator");

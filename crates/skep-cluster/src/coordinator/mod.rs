@@ -5,12 +5,14 @@
 //! - [`connections`]: the control streams of the workers, seen from here.
 //! - [`members`]: what those streams say, on its way to the driver.
 //! - [`executor`]: the engine's [`QueryExecutor`](skep_engine::QueryExecutor) over all this.
+//! - [`system_tables`], [`analyze`]: what people see of it.
 //! - [`graph`]: a query's stages as the scheduler sees them.
 //! - [`result`]: reads the last stage's outputs, and starts over where one is lost.
 //!
 //! **Invariant:** nobody but the driver touches the scheduler, and the driver waits for nobody: what
 //! it sends goes into bounded queues, and a worker whose queue is full is cut off.
 
+pub mod analyze;
 pub mod connections;
 pub mod driver;
 pub mod executor;
@@ -19,16 +21,20 @@ pub mod graph;
 pub mod members;
 pub mod options;
 pub mod result;
+pub mod system_tables;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use async_trait::async_trait;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::execution::runtime_env::RuntimeEnv;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
+pub use analyze::Analysis;
 pub use options::CoordinatorOptions;
+pub use system_tables::{ClusterTables, ViewSource, Views};
 
 use self::driver::{Driver, Request};
 use self::executor::ClusterExecutor;
@@ -115,6 +121,12 @@ impl Coordinator {
         Arc::new(DriverMembers::new(Arc::clone(&self.shared)))
     }
 
+    /// Returns what `system` shows of this cluster.
+    pub fn system_tables(&self) -> Arc<ClusterTables> {
+        let source: Arc<dyn ViewSource> = Arc::<Shared>::clone(&self.shared);
+        Arc::new(ClusterTables::new(source))
+    }
+
     /// Returns who is in the cluster now, and lets wait for changes.
     pub fn snapshot(&self) -> watch::Receiver<Arc<ClusterSnapshot>> {
         self.shared.snapshot.clone()
@@ -125,6 +137,19 @@ impl Shared {
     /// Returns a name that no query had, of this coordinator or one before it.
     pub(crate) fn next_query(&self) -> QueryId {
         QueryId(self.next_query.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+#[async_trait]
+impl ViewSource for Shared {
+    async fn views(&self, with_tasks: bool) -> Views {
+        let (reply, answer) = oneshot::channel();
+        let is_asked = self.requests.send(Request::Views { with_tasks, reply }).await.is_ok();
+        match answer.await {
+            Ok(views) if is_asked => views,
+            // The coordinator has ended, and nobody will see this.
+            _ => Views::empty(self.clock.now(), self.clock.started_at),
+        }
     }
 }
 

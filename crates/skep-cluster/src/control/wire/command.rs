@@ -113,6 +113,11 @@ impl CommandEncoder {
         encoded
     }
 
+    #[cfg(test)]
+    pub(super) fn unsent_is_empty(&self) -> bool {
+        self.unsent.is_empty()
+    }
+
     fn plan(&mut self, query: QueryId, stage: StageId, program: StageProgram, to: &mut Encoded) {
         let refuse = |code, text: String| TaskFailure::Query { code, message: text, hint: None };
         let EncodedStage { program, settings } = match program {
