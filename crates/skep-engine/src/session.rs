@@ -14,6 +14,7 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::ViewTable;
 use datafusion::error::DataFusionError;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, Statement as PlanCommand};
@@ -267,17 +268,27 @@ fn new_context(
     stores.configure(options);
     let registry =
         Arc::clone(stores) as Arc<dyn datafusion::execution::object_store::ObjectStoreRegistry>;
-    let mut state = SessionStateBuilder::new_with_default_features()
-        .with_config(config)
-        .with_runtime_env(session_runtime(&engine.runtime, registry))
+    let state = state_with_functions(config, session_runtime(&engine.runtime, registry))
         .with_catalog_list(Arc::new(CatalogList(Arc::clone(catalog))))
         .with_analyzer_rules(optimizer::analyzer_rules())
         .with_optimizer_rules(optimizer::optimizer_rules())
         .with_physical_optimizer_rules(optimizer::physical_optimizer_rules());
+    SessionContext::new_with_state(state.build())
+}
+
+/// Begins the state of a session, or of a task of one: DataFusion's functions, with ours beside
+/// them and in their places.
+pub(crate) fn state_with_functions(
+    config: SessionConfig,
+    runtime: Arc<RuntimeEnv>,
+) -> SessionStateBuilder {
+    let mut state = SessionStateBuilder::new_with_default_features()
+        .with_config(config)
+        .with_runtime_env(runtime);
     state.scalar_functions().get_or_insert_default().extend(functions::scalar_functions());
     state.aggregate_functions().get_or_insert_default().extend(functions::aggregate_functions());
     state.window_functions().get_or_insert_default().extend(functions::window_functions());
-    SessionContext::new_with_state(state.build())
+    state
 }
 
 impl SessionInner {

@@ -39,11 +39,11 @@ pub use system_tables::{ClusterTables, ViewSource, Views};
 use self::driver::{Driver, Request};
 use self::executor::ClusterExecutor;
 use self::members::DriverMembers;
+use crate::codec::PlanDecoder;
 use crate::exchange::fetch::Fetcher;
 use crate::ids::QueryId;
 use crate::membership::ClusterSnapshot;
 use crate::store::PartitionStore;
-use crate::codec::PlanDecoder;
 use crate::worker::{RunnerConfig, TaskRunner};
 
 /// The coordinator of a cluster. Dropping it ends its work.

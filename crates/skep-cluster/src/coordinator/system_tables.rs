@@ -84,14 +84,7 @@ const TABLES: [(&str, Build); 4] =
 #[async_trait]
 impl SystemTables for ClusterTables {
     fn schemas(&self) -> Vec<(&'static str, SchemaRef)> {
-        let nothing = Views {
-            now: Duration::ZERO,
-            clock_start: SystemTime::UNIX_EPOCH,
-            queries: Vec::new(),
-            stages: Vec::new(),
-            tasks: Vec::new(),
-            workers: Vec::new(),
-        };
+        let nothing = Views::empty(Duration::ZERO, SystemTime::UNIX_EPOCH);
         TABLES.iter().map(|(name, build)| (*name, build(&nothing).schema())).collect()
     }
 

@@ -42,7 +42,7 @@ pub mod travel;
 #[cfg(test)]
 mod local_run;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use cut::{StageOptions, StagePlanner};
 pub use explain::{explain, headline};

@@ -17,7 +17,6 @@ pub mod runner;
 pub mod site;
 mod task;
 
-
 pub use command::{Command, EncodedStage, OperatorMetrics, StageProgram, TaskOutcome, TaskReport};
 pub use inputs::InputError;
 pub use program::{DecodedStage, StageDecoder};

@@ -18,20 +18,10 @@ use super::command::{EncodedStage, StageProgram, TaskOutcome};
 use super::failure;
 use super::live::{LiveLease, LivePlan};
 use super::metrics::Scope;
+use crate::codec::DecodedStage;
 use crate::exchange::plan::{Output, TaskInputs};
 use crate::scheduler::{TaskAttempt, TaskFailure};
 use crate::stage_planner::TaskPlan;
-
-/// A stage as it came out of its bytes: an instance that has not run.
-#[derive(Debug)]
-pub struct DecodedStage {
-    /// What its tasks run.
-    pub plan: Arc<dyn ExecutionPlan>,
-    /// What becomes of their rows.
-    pub output: Output,
-    /// How many tasks it has.
-    pub task_count: usize,
-}
 
 /// Makes runnable plans out of bytes, and sense of what goes wrong in them.
 #[async_trait]
