@@ -24,7 +24,6 @@ use super::driver::{Request, Submission, TaskOperators};
 use super::graph::{place, query_graph};
 use super::result::ResultReader;
 use crate::codec;
-use crate::ids::QueryId;
 use crate::scheduler::{QuerySettings, StagePlace};
 use crate::stage_planner::{self, StageOptions, StagePlan, StagePlanner};
 use crate::worker::StageProgram;

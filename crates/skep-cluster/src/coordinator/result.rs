@@ -369,7 +369,7 @@ impl ResultReader {
         Ok(())
     }
 
-    async fn tell(&self, event: Event) -> Result<()> {
+    async fn tell(&mut self, event: Event) -> Result<()> {
         let sent = self.lease.shared.requests.send(Request::Event(event)).await;
         sent.map_err(|_ended| ended())
     }

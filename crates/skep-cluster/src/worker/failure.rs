@@ -105,6 +105,8 @@ fn of_store(error: &Error) -> TaskOutcome {
         Error::ResumeBeyondEnd { .. }
         | Error::SchemaMismatch { .. }
         | Error::InvalidOption { .. }
+        | Error::MalformedMessage { .. }
+        | Error::CoordinatorRefused { .. }
         | Error::Internal { .. } => TaskOutcome::Failed(TaskFailure::Query {
             code: error.code(),
             message: error.to_string(),

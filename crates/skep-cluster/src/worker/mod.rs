@@ -19,6 +19,6 @@ mod task;
 
 pub use command::{Command, EncodedStage, OperatorMetrics, StageProgram, TaskOutcome, TaskReport};
 pub use inputs::InputError;
-pub use program::{DecodedStage, StageDecoder};
+pub use program::StageDecoder;
 pub use runner::{RunnerConfig, TaskRunner};
 pub use site::TaskSite;
