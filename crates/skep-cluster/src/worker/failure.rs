@@ -100,6 +100,8 @@ fn of_store(error: &Error) -> TaskOutcome {
         | Error::DiskFull { .. }
         | Error::Io { .. }
         | Error::AlreadySealed { .. }
+        | Error::Unreachable { .. }
+        | Error::TransferDamaged { .. }
         | Error::PartitionNotFound { .. }
         | Error::PartitionDamaged { .. } => worker_fault(error),
         Error::ResumeBeyondEnd { .. }
@@ -107,6 +109,11 @@ fn of_store(error: &Error) -> TaskOutcome {
         | Error::InvalidOption { .. }
         | Error::MalformedMessage { .. }
         | Error::CoordinatorRefused { .. }
+        | Error::AccessRefused { .. }
+        | Error::ColumnsDiffer { .. }
+        | Error::MessageTooLarge { .. }
+        | Error::SlotLimit { .. }
+        | Error::Remote { .. }
         | Error::Internal { .. } => TaskOutcome::Failed(TaskFailure::Query {
             code: error.code(),
             message: error.to_string(),
