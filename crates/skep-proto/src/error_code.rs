@@ -68,6 +68,24 @@ impl ErrorCode {
         }
     }
 
+    /// Returns the code of a gRPC status number; `None` if skep has none for it.
+    pub fn from_grpc_status(status: i32) -> Option<Self> {
+        Some(match status {
+            1 => Self::Cancelled,
+            3 => Self::InvalidArgument,
+            4 => Self::DeadlineExceeded,
+            5 => Self::NotFound,
+            6 => Self::AlreadyExists,
+            7 => Self::PermissionDenied,
+            8 => Self::ResourceExhausted,
+            12 => Self::Unimplemented,
+            13 => Self::Internal,
+            14 => Self::Unavailable,
+            16 => Self::Unauthenticated,
+            _ => return None,
+        })
+    }
+
     /// Returns the name that people and logs see, in snake case.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -8,5 +8,8 @@ mod formats;
 mod object_stores;
 mod process;
 mod prompt;
+mod remote;
+mod role;
+mod roles;
 mod stdin;
 mod terminal;
