@@ -5,6 +5,7 @@
 //! README.md has the commands and the figures.
 
 mod baseline;
+mod cluster;
 mod memory;
 mod startup;
 mod tpch;
@@ -30,6 +31,8 @@ struct Arguments {
 enum Benchmark {
     /// The 22 TPC-H queries in skep's embedded engine and in plain DataFusion.
     Tpch(tpch::TpchArguments),
+    /// The 22 TPC-H queries on a cluster of processes and in the embedded engine.
+    Cluster(cluster::ClusterArguments),
     /// From the start of the `skep` process to its end, for `SELECT 1`.
     Startup(startup::StartupArguments),
     /// The peak resident memory of one `skep` process that runs the 22 queries under a limit.
@@ -40,6 +43,7 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let (name, figures) = match arguments.benchmark {
         Benchmark::Tpch(arguments) => tpch::run(&arguments)?,
+        Benchmark::Cluster(arguments) => cluster::run(&arguments)?,
         Benchmark::Startup(arguments) => startup::run(&arguments)?,
         Benchmark::Memory(arguments) => memory::run(&arguments)?,
     };

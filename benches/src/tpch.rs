@@ -199,6 +199,6 @@ fn summarise(arguments: &TpchArguments, measurements: &[Measurement]) -> Result<
 }
 
 /// Three digits after the point are more than a run can tell.
-fn round(value: f64) -> f64 {
+pub(crate) fn round(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
 }

@@ -133,6 +133,23 @@ pub enum Error {
         message: String,
     },
 
+    /// Another process of the cluster said something that cannot be understood: a defect, or another
+    /// build.
+    #[error("malformed message: field \"{field}\" {message}")]
+    MalformedMessage {
+        /// The field of the wire contract.
+        field: &'static str,
+        /// What is wrong with it.
+        message: String,
+    },
+
+    /// The coordinator does not let this worker in, and will not.
+    #[error("the coordinator refuses this worker: {message}")]
+    CoordinatorRefused {
+        /// What it said.
+        message: String,
+    },
+
     /// A defect of skep or of a library below it.
     #[error("internal error: {message}")]
     Internal {
@@ -165,7 +182,10 @@ impl Error {
                 }
                 _ => ErrorCode::Unavailable,
             },
-            Self::SchemaMismatch { .. } | Self::Internal { .. } => ErrorCode::Internal,
+            Self::CoordinatorRefused { .. } => ErrorCode::PermissionDenied,
+            Self::SchemaMismatch { .. } | Self::MalformedMessage { .. } | Self::Internal { .. } => {
+                ErrorCode::Internal
+            }
         }
     }
 
@@ -187,6 +207,8 @@ impl Error {
             | Self::DiskLimit { .. }
             | Self::DiskFull { .. }
             | Self::InvalidOption { .. }
+            | Self::MalformedMessage { .. }
+            | Self::CoordinatorRefused { .. }
             | Self::Internal { .. } => false,
         }
     }
@@ -211,6 +233,10 @@ impl Error {
             current = error.source();
         }
         None
+    }
+
+    pub(crate) fn malformed(field: &'static str, message: impl Into<String>) -> Self {
+        Self::MalformedMessage { field, message: message.into() }
     }
 
     pub(crate) fn internal(message: impl Into<String>) -> Self {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use tempfile::TempDir;
 
-use crate::catalog::PersistentCatalog;
+use crate::catalog::{PersistentCatalog, SystemSchema, SystemTables};
 use crate::config::EngineConfig;
 use crate::error::{Error, Result};
 use crate::query::{LocalExecutor, QueryExecutor};
@@ -19,12 +19,24 @@ pub struct Engine {
     inner: Arc<EngineInner>,
 }
 
+/// What an engine stands on that it does not make itself.
+#[derive(Debug)]
+pub struct EngineParts {
+    /// Memory, disk and caches, which others of the process may share.
+    pub runtime: RuntimeEnv,
+    /// What runs queries: seam 1.
+    pub executor: Arc<dyn QueryExecutor>,
+    /// The tables of the schema `system`; `None` for an engine without that schema.
+    pub system_tables: Option<Arc<dyn SystemTables>>,
+}
+
 #[derive(Debug)]
 pub(crate) struct EngineInner {
     pub(crate) config: EngineConfig,
     pub(crate) runtime: RuntimeEnv,
     pub(crate) catalog: Arc<PersistentCatalog>,
     pub(crate) executor: Arc<dyn QueryExecutor>,
+    pub(crate) system: SystemSchema,
     /// Where the rows of temporary tables go.
     pub(crate) temporary_dir: PathBuf,
     /// The data directory of an engine that keeps nothing, removed with it.
@@ -43,19 +55,17 @@ impl Engine {
         let runtime = built
             .await
             .map_err(|error| Error::Internal { message: error.to_string(), source: None })??;
-        Self::open_with(config, runtime, Arc::new(LocalExecutor)).await
+        let executor = Arc::new(LocalExecutor);
+        Self::open_with(config, EngineParts { runtime, executor, system_tables: None }).await
     }
 
-    /// Opens the engine over a runtime that it shares with others, with another executor behind
-    /// seam 1.
+    /// Opens the engine over these parts.
     ///
     /// # Errors
     /// As [`Engine::open`].
-    pub async fn open_with(
-        config: EngineConfig,
-        runtime: RuntimeEnv,
-        executor: Arc<dyn QueryExecutor>,
-    ) -> Result<Self> {
+    pub async fn open_with(config: EngineConfig, parts: EngineParts) -> Result<Self> {
+        let EngineParts { runtime, executor, system_tables } = parts;
+        let system = SystemSchema::new(system_tables.as_ref());
         let opened = tokio::task::spawn_blocking(move || {
             let temporary_dir = config.spill_dir.clone().unwrap_or_else(std::env::temp_dir);
             let (data_dir, scratch) = match &config.data_dir {
@@ -78,6 +88,7 @@ impl Engine {
                 runtime,
                 catalog,
                 executor,
+                system,
                 temporary_dir,
                 _scratch: scratch,
             })

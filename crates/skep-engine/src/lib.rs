@@ -23,13 +23,19 @@ mod runtime;
 mod session;
 mod settings;
 mod sql;
+mod task_settings;
+#[cfg(test)]
+mod tests;
 
+pub use catalog::SystemTables;
 pub use config::EngineConfig;
 pub use datafusion;
 pub use datafusion::dataframe::DataFrame;
-pub use engine::Engine;
+pub use engine::{Engine, EngineParts};
 pub use error::{Error, Position, Result};
-pub use query::{LocalExecutor, QueryExecutor, QueryStream, StatementKind};
+pub use files::{JsonArrayFile, explain_failure};
+pub use query::{LocalExecutor, QueryExecutor, QueryStream, QueryText, StatementKind};
 pub use runtime::{build_runtime, default_memory_limit};
 pub use session::Session;
 pub use sql::split::{ScriptSplitter, ScriptStatement};
+pub use task_settings::TaskSettings;

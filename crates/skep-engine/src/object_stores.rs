@@ -132,6 +132,33 @@ pub(crate) fn register_settings(options: &mut ConfigOptions) {
     options.extensions.insert(HttpSettings::default());
 }
 
+/// Returns the settings of all stores as they were set, secrets and all: for tasks elsewhere, never
+/// to be shown.
+pub(crate) fn raw_settings(options: &ConfigOptions) -> Vec<(String, String)> {
+    fn named<T: ConfigExtension>(
+        values: Option<&BTreeMap<String, String>>,
+    ) -> Vec<(String, String)> {
+        let named =
+            |(key, value): (&String, &String)| (format!("{}.{key}", T::PREFIX), value.clone());
+        values.into_iter().flatten().map(named).collect()
+    }
+    let extensions = &options.extensions;
+    [
+        named::<S3Settings>(extensions.get::<S3Settings>().map(|settings| &settings.0)),
+        named::<GsSettings>(extensions.get::<GsSettings>().map(|settings| &settings.0)),
+        named::<AzSettings>(extensions.get::<AzSettings>().map(|settings| &settings.0)),
+        named::<HttpSettings>(extensions.get::<HttpSettings>().map(|settings| &settings.0)),
+    ]
+    .concat()
+}
+
+/// Returns whether a setting is one of a store.
+pub(crate) fn is_store_setting(name: &str) -> bool {
+    let prefixes =
+        [S3Settings::PREFIX, GsSettings::PREFIX, AzSettings::PREFIX, HttpSettings::PREFIX];
+    name.split_once('.').is_some_and(|(prefix, _)| prefixes.contains(&prefix))
+}
+
 /// Takes a store's setting away; returns whether `name` is one.
 pub(crate) fn reset_setting(options: &mut ConfigOptions, name: &str) -> bool {
     let Some((prefix, key)) = name.split_once('.') else {

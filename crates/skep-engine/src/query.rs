@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::physical_plan::{
+    ExecutionPlan, ExecutionPlanProperties, displayable, execute_stream,
+};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
 
@@ -95,7 +97,17 @@ impl fmt::Debug for QueryStream {
 /// The engine reaches execution only through this trait, so that a cluster can stand in its place.
 #[async_trait]
 pub trait QueryExecutor: fmt::Debug + Send + Sync {
+    /// Returns how many partitions a query planned now is to be cut into; `None` leaves it to the
+    /// session. It gives way to a number that the user or the engine's configuration set.
+    ///
+    /// Asked for each query, so it may follow what there is to run on; must not wait.
+    fn target_partitions(&self) -> Option<usize> {
+        None
+    }
+
     /// Runs `plan` and returns its rows in one stream.
+    ///
+    /// The context's session configuration carries the statement as [`QueryText`], if there is one.
     ///
     /// Shape: the plan's schema; order as the plan's output ordering says.
     ///
@@ -106,6 +118,33 @@ pub trait QueryExecutor: fmt::Debug + Send + Sync {
         plan: Arc<dyn ExecutionPlan>,
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream>;
+
+    /// Describes how `plan` would be run, for `EXPLAIN DISTRIBUTED`, without running it.
+    ///
+    /// Shape: what each part is, in a few words on one line, and its text; what is read comes before
+    /// what reads it. By default the plan is one part, of which no more is said.
+    ///
+    /// # Errors
+    /// Whatever would keep the plan from being run.
+    async fn explain(
+        &self,
+        plan: &Arc<dyn ExecutionPlan>,
+        context: &Arc<TaskContext>,
+    ) -> Result<Vec<(String, String)>> {
+        let _ = context;
+        Ok(vec![("plan".to_owned(), plan_text(plan))])
+    }
+}
+
+/// The statement that a query came with, as its user wrote it: an extension of the session
+/// configuration that [`QueryExecutor::execute`] gets.
+///
+/// For people who look at what runs. It may be of any length, and name what an error would not show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueryText(pub Arc<str>);
+
+fn plan_text(plan: &Arc<dyn ExecutionPlan>) -> String {
+    displayable(plan.as_ref()).indent(false).to_string()
 }
 
 /// Runs plans in this process.
@@ -120,5 +159,17 @@ impl QueryExecutor for LocalExecutor {
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
         Ok(execute_stream(plan, context)?)
+    }
+
+    async fn explain(
+        &self,
+        plan: &Arc<dyn ExecutionPlan>,
+        _context: &Arc<TaskContext>,
+    ) -> Result<Vec<(String, String)>> {
+        let partitions = match plan.output_partitioning().partition_count() {
+            1 => "1 partition".to_owned(),
+            count => format!("{count} partitions"),
+        };
+        Ok(vec![(format!("one stage of {partitions}, in this process"), plan_text(plan))])
     }
 }

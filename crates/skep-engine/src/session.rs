@@ -4,6 +4,7 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
@@ -13,6 +14,7 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::ViewTable;
 use datafusion::error::DataFusionError;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, Statement as PlanCommand};
@@ -30,7 +32,7 @@ use crate::engine::EngineInner;
 use crate::error::{Error, Result};
 use crate::files::{self, Format};
 use crate::object_stores::{self, ObjectStores};
-use crate::query::{QueryStream, StatementKind};
+use crate::query::{QueryStream, QueryText, StatementKind};
 use crate::runtime::session_runtime;
 use crate::settings::SkepSettings;
 use crate::sql::{self, ParserLimits, Planned, Planner, Statement, rewrite};
@@ -43,6 +45,8 @@ pub(crate) const MAX_VIEW_DEPTH: usize = 32;
 #[derive(Clone)]
 pub struct Session {
     pub(crate) inner: Arc<SessionInner>,
+    /// The statement that is being run.
+    text: Option<Arc<QueryText>>,
 }
 
 pub(crate) struct SessionInner {
@@ -52,6 +56,8 @@ pub(crate) struct SessionInner {
     pub(crate) engine: Arc<EngineInner>,
     /// The settings at the session's start, for `RESET`.
     pub(crate) defaults: ConfigOptions,
+    /// Whether the user set into how many partitions queries are cut.
+    pub(crate) has_own_width: AtomicBool,
 }
 
 /// Where a statement's bare names are looked up.
@@ -66,13 +72,15 @@ pub(crate) struct Scope {
 impl Session {
     pub(crate) fn new(engine: Arc<EngineInner>) -> Self {
         let stores = ObjectStores::new();
-        let catalog = SessionCatalog::new(Arc::clone(&engine.catalog));
+        let catalog = SessionCatalog::new(Arc::clone(&engine.catalog), engine.system.clone());
         let context = new_context(&engine, &catalog, &stores);
         let defaults = context.state_ref().read().config_options().as_ref().clone();
-        let inner = Arc::new(SessionInner { context, catalog, stores, engine, defaults });
+        let has_own_width = AtomicBool::new(false);
+        let inner =
+            Arc::new(SessionInner { context, catalog, stores, engine, defaults, has_own_width });
         let opener: Weak<SessionInner> = Arc::downgrade(&inner);
         inner.catalog.set_opener(opener);
-        Self { inner }
+        Self { inner, text: None }
     }
 
     /// Runs one statement: a command is done when this returns, a query's rows come as they are
@@ -82,7 +90,7 @@ impl Session {
     /// Whatever is wrong with the statement, with its place in the text.
     pub async fn execute(&self, statement: &str) -> Result<QueryStream> {
         let parsed = self.parse(statement)?;
-        Box::pin(self.run_statement(parsed)).await
+        Box::pin(self.with_text(statement).run_statement(parsed)).await
     }
 
     /// Plans one query as a DataFrame over the session's tables.
@@ -92,7 +100,7 @@ impl Session {
     pub async fn sql(&self, query: &str) -> Result<DataFrame> {
         match self.parse(query)? {
             Statement::Plan(statement) if is_query(&statement) => {
-                let state = self.inner.context.state();
+                let state = self.with_text(query).state();
                 let planned = self.inner.plan(&state, *statement, self.scope()).await?;
                 if planned.has_renamed_outputs {
                     return Err(Error::Plan {
@@ -134,8 +142,27 @@ impl Session {
     /// # Errors
     /// Whatever keeps it from starting; later errors come through the stream.
     pub async fn execute_dataframe(&self, frame: DataFrame) -> Result<QueryStream> {
-        let (state, plan) = frame.into_parts();
+        let (mut state, plan) = frame.into_parts();
+        // There may be more or less to run on than when it was made.
+        self.inner.set_width(state.config_mut());
         self.inner.run_plan(&state, Planned { plan, has_renamed_outputs: false }).await
+    }
+
+    /// The same session, in which this statement is being run.
+    fn with_text(&self, statement: &str) -> Self {
+        let text = Arc::new(QueryText(statement.into()));
+        Self { inner: Arc::clone(&self.inner), text: Some(text) }
+    }
+
+    /// Returns the state with which a statement is planned and run: the session's settings, and what
+    /// the executor wants.
+    pub(crate) fn state(&self) -> SessionState {
+        let mut state = self.inner.context.state();
+        self.inner.set_width(state.config_mut());
+        if let Some(text) = &self.text {
+            state.config_mut().set_extension(Arc::clone(text));
+        }
+        state
     }
 
     fn parse(&self, text: &str) -> Result<Statement> {
@@ -153,6 +180,7 @@ impl Session {
     async fn run_statement(&self, statement: Statement) -> Result<QueryStream> {
         match statement {
             Statement::Plan(statement) => self.run_plan_statement(*statement).await,
+            Statement::ExplainDistributed(statement) => self.explain_distributed(*statement).await,
             Statement::Copy(copy) => self.copy(*copy).await,
             Statement::CreateExternalTable(create) => self.create_external_table(*create).await,
             Statement::CreateTable(create) => self.create_table(*create).await,
@@ -173,14 +201,14 @@ impl Session {
     }
 
     async fn run_plan_statement(&self, statement: PlanStatement) -> Result<QueryStream> {
-        let state = self.inner.context.state();
+        let state = self.state();
         let planned = self.inner.plan(&state, statement, self.scope()).await?;
         match planned.plan {
             LogicalPlan::Dml(statement) => self.insert(&state, statement).await,
             LogicalPlan::Statement(PlanCommand::Execute(execute)) => {
                 let plan = LogicalPlan::Statement(PlanCommand::Execute(execute));
                 let frame = self.inner.context.execute_logical_plan(plan).await?;
-                let (state, plan) = frame.into_parts();
+                let (_, plan) = frame.into_parts();
                 self.inner.run_plan(&state, Planned { plan, has_renamed_outputs: false }).await
             }
             LogicalPlan::Statement(
@@ -240,17 +268,27 @@ fn new_context(
     stores.configure(options);
     let registry =
         Arc::clone(stores) as Arc<dyn datafusion::execution::object_store::ObjectStoreRegistry>;
-    let mut state = SessionStateBuilder::new_with_default_features()
-        .with_config(config)
-        .with_runtime_env(session_runtime(&engine.runtime, registry))
+    let state = state_with_functions(config, session_runtime(&engine.runtime, registry))
         .with_catalog_list(Arc::new(CatalogList(Arc::clone(catalog))))
         .with_analyzer_rules(optimizer::analyzer_rules())
         .with_optimizer_rules(optimizer::optimizer_rules())
         .with_physical_optimizer_rules(optimizer::physical_optimizer_rules());
+    SessionContext::new_with_state(state.build())
+}
+
+/// Begins the state of a session, or of a task of one: DataFusion's functions, with ours beside
+/// them and in their places.
+pub(crate) fn state_with_functions(
+    config: SessionConfig,
+    runtime: Arc<RuntimeEnv>,
+) -> SessionStateBuilder {
+    let mut state = SessionStateBuilder::new_with_default_features()
+        .with_config(config)
+        .with_runtime_env(runtime);
     state.scalar_functions().get_or_insert_default().extend(functions::scalar_functions());
     state.aggregate_functions().get_or_insert_default().extend(functions::aggregate_functions());
     state.window_functions().get_or_insert_default().extend(functions::window_functions());
-    SessionContext::new_with_state(state.build())
+    state
 }
 
 impl SessionInner {
@@ -267,7 +305,24 @@ impl SessionInner {
         let known = self.catalog.table_names(&scope.schema);
         let planner = Planner::new(state, tables, known);
         // DataFusion's planner panics on some input; that is its defect and our error.
-        guard(async { planner.plan(statement) }).await?
+        let planned = guard(async { planner.plan(statement) }).await?;
+        planned.map_err(|error| self.catalog.system().explain_missing(error))
+    }
+
+    /// Puts the executor's number of partitions into a configuration, unless there is one that goes
+    /// before it.
+    fn set_width(&self, config: &mut SessionConfig) {
+        let is_given = self.engine.config.target_partitions.is_some()
+            || self.has_own_width.load(Ordering::Relaxed);
+        if is_given {
+            return;
+        }
+        if let Some(width) = self.engine.executor.target_partitions()
+            && width > 0
+            && width != config.target_partitions()
+        {
+            config.options_mut().execution.target_partitions = width;
+        }
     }
 
     pub(crate) async fn plan_query(
@@ -346,7 +401,9 @@ impl SessionInner {
         view_depth: usize,
     ) -> Result<Arc<dyn TableProvider>> {
         match &entry.definition {
-            Definition::Provider { provider, .. } => Ok(Arc::clone(provider)),
+            Definition::Provider { provider, .. } | Definition::System(provider) => {
+                Ok(Arc::clone(provider))
+            }
             Definition::Files { table, .. } => {
                 let opened = entry.opened.get_or_try_init(|| files::open(state, table)).await?;
                 Ok(Arc::clone(opened))
@@ -447,7 +504,7 @@ fn guarded_stream(
 }
 
 /// Turns a panic of a library into an error of this query.
-async fn guard<T>(future: impl Future<Output = T>) -> Result<T> {
+pub(crate) async fn guard<T>(future: impl Future<Output = T>) -> Result<T> {
     AssertUnwindSafe(future).catch_unwind().await.map_err(|panic| panic_error(panic.as_ref()))
 }
 

@@ -68,7 +68,7 @@ impl ErrorCode {
         }
     }
 
-    /// Returns the code of a gRPC status number; `None` if skep has none for it.
+    /// Returns the code that has this gRPC status number; `None` for a number that no code has.
     pub fn from_grpc_status(status: i32) -> Option<Self> {
         Some(match status {
             1 => Self::Cancelled,
@@ -107,5 +107,20 @@ impl ErrorCode {
 impl fmt::Display for ErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ErrorCode;
+
+    #[test]
+    fn a_code_is_found_again_by_its_number() {
+        let codes: Vec<_> = (0..32).filter_map(ErrorCode::from_grpc_status).collect();
+        assert_eq!(codes.len(), 11);
+        for code in codes {
+            assert_eq!(ErrorCode::from_grpc_status(code.grpc_status()), Some(code));
+        }
+        assert_eq!(ErrorCode::from_grpc_status(0), None);
     }
 }

@@ -3,11 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod batch;
+mod cluster;
 mod errors;
 mod formats;
 mod object_stores;
 mod process;
 mod prompt;
+mod recovery;
 mod remote;
 mod role;
 mod roles;

@@ -1,1 +1,33 @@
-//! Stages, settings and errors as bytes, and back.
+//! How a stage and an error travel between the processes of a cluster.
+//!
+//! A stage travels as DataFusion's own protobuf (`datafusion-proto`), with nodes of ours where that
+//! one has none or forgets something ([`wire`] lists them and why). What a task then runs is the
+//! same plan: same rows, same partitions, same order, same schema.
+//!
+//! [`encode_stage`] decodes what it has written and compares, so that a stage that cannot travel is
+//! known before any worker is involved, with the reason.
+//!
+//! **Invariant:** a stage that [`encode_stage`] returns is decoded to the same plan by any process of
+//! the same build; what cannot be said on the wire is an error there, never a different plan.
+//!
+//! **Invariant:** a decoded plan shares nothing with any other: no filter, no subquery's value.
+
+mod decoder;
+mod encoder;
+pub mod error;
+mod exchange;
+mod plan_decoder;
+mod scan;
+pub mod stage;
+pub(crate) mod window;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::{
+    attempt_from_wire, attempt_to_wire, error_from_failure, failure_from_wire, failure_to_wire,
+    report_from_error, report_to_error, site_from_wire, site_to_wire,
+};
+pub use plan_decoder::PlanDecoder;
+pub use stage::{DecodedStage, decode_stage, encode_stage};

@@ -11,7 +11,7 @@ use crate::scheduler::Holdings;
 use crate::worker::{Command, TaskReport};
 
 /// What a worker says when it registers.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct JoinRequest {
     /// The life that it was given before, if it goes on with it.
     pub life: Option<WorkerLife>,
@@ -31,6 +31,22 @@ pub struct JoinRequest {
     pub token: String,
     /// What it holds of that life.
     pub holdings: Holdings,
+}
+
+impl fmt::Debug for JoinRequest {
+    /// Leaves the secret out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JoinRequest")
+            .field("life", &self.life)
+            .field("wanted_id", &self.wanted_id)
+            .field("slot_count", &self.slot_count)
+            .field("memory_bytes", &self.memory_bytes)
+            .field("data_address", &self.data_address)
+            .field("pid", &self.pid)
+            .field("version", &self.version)
+            .field("holdings", &self.holdings)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A worker that was let in.

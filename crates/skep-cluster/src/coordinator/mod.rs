@@ -1,1 +1,164 @@
 //! The coordinator: performs what the scheduler decides, and gives queries their answers.
+//!
+//! - [`driver`]: the one task that owns the scheduler; everything that happens comes to it as a
+//!   request, in one queue.
+//! - [`connections`]: the control streams of the workers, seen from here.
+//! - [`members`]: what those streams say, on its way to the driver.
+//! - [`executor`]: the engine's [`QueryExecutor`](skep_engine::QueryExecutor) over all this.
+//! - [`system_tables`], [`analyze`]: what people see of it.
+//! - [`graph`]: a query's stages as the scheduler sees them.
+//! - [`result`]: reads the last stage's outputs, and starts over where one is lost.
+//!
+//! **Invariant:** nobody but the driver touches the scheduler, and the driver waits for nobody: what
+//! it sends goes into bounded queues, and a worker whose queue is full is cut off.
+
+pub mod analyze;
+pub mod connections;
+pub mod driver;
+pub mod executor;
+mod failure;
+pub mod graph;
+pub mod members;
+pub mod options;
+pub mod result;
+pub mod system_tables;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use async_trait::async_trait;
+use datafusion::common::runtime::SpawnedTask;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use analyze::Analysis;
+pub use options::CoordinatorOptions;
+pub use system_tables::{ClusterTables, ViewSource, Views};
+
+use self::driver::{Driver, Request};
+use self::executor::ClusterExecutor;
+use self::members::DriverMembers;
+use crate::codec::PlanDecoder;
+use crate::exchange::fetch::Fetcher;
+use crate::ids::QueryId;
+use crate::membership::ClusterSnapshot;
+use crate::store::PartitionStore;
+use crate::worker::{RunnerConfig, TaskRunner};
+
+/// The coordinator of a cluster. Dropping it ends its work.
+#[derive(Debug)]
+pub struct Coordinator {
+    shared: Arc<Shared>,
+    _driver: SpawnedTask<()>,
+}
+
+/// What everybody who talks to the driver holds.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) options: CoordinatorOptions,
+    pub(crate) requests: mpsc::Sender<Request>,
+    pub(crate) snapshot: watch::Receiver<Arc<ClusterSnapshot>>,
+    pub(crate) store: PartitionStore,
+    pub(crate) fetcher: Arc<dyn Fetcher>,
+    pub(crate) clock: Clock,
+    next_query: AtomicU64,
+}
+
+/// The scheduler's clock: time since the coordinator started.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    start: Instant,
+    /// When that was, for people.
+    pub started_at: SystemTime,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { start: Instant::now(), started_at: SystemTime::now() }
+    }
+
+    /// Returns the time since the start.
+    pub fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+}
+
+impl Coordinator {
+    /// Starts the coordinator; must be called within a runtime.
+    ///
+    /// `store` and `runtime` are those of this process, `fetcher` reads from the workers.
+    pub fn start(
+        options: CoordinatorOptions,
+        store: PartitionStore,
+        runtime: RuntimeEnv,
+        fetcher: Arc<dyn Fetcher>,
+    ) -> Self {
+        let (requests, inbox) = mpsc::channel(options.request_queue_length.max(1));
+        let runner = RunnerConfig::new(options.scheduler.coordinator_slot_count);
+        let (site, reports) = TaskRunner::new(
+            runner,
+            store.clone(),
+            Arc::new(runtime),
+            Arc::clone(&fetcher),
+            Arc::new(PlanDecoder),
+        );
+        let clock = Clock::start();
+        let (driver, snapshot) = Driver::new(&options, clock, site);
+        let driver = SpawnedTask::spawn(driver.run(inbox, reports));
+        let next_query = AtomicU64::new(first_query(clock.started_at));
+        let shared = Shared { options, requests, snapshot, store, fetcher, clock, next_query };
+        Self { shared: Arc::new(shared), _driver: driver }
+    }
+
+    /// Returns what runs the engine's plans on this cluster.
+    pub fn executor(&self) -> Arc<ClusterExecutor> {
+        Arc::new(ClusterExecutor::new(Arc::clone(&self.shared)))
+    }
+
+    /// Returns what the control streams of workers speak to.
+    pub fn members(&self) -> Arc<DriverMembers> {
+        Arc::new(DriverMembers::new(Arc::clone(&self.shared)))
+    }
+
+    /// Returns what `system` shows of this cluster.
+    pub fn system_tables(&self) -> Arc<ClusterTables> {
+        let source: Arc<dyn ViewSource> = Arc::<Shared>::clone(&self.shared);
+        Arc::new(ClusterTables::new(source))
+    }
+
+    /// Returns who is in the cluster now, and lets wait for changes.
+    pub fn snapshot(&self) -> watch::Receiver<Arc<ClusterSnapshot>> {
+        self.shared.snapshot.clone()
+    }
+}
+
+impl Shared {
+    /// Returns a name that no query had, of this coordinator or one before it.
+    pub(crate) fn next_query(&self) -> QueryId {
+        QueryId(self.next_query.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+#[async_trait]
+impl ViewSource for Shared {
+    async fn views(&self, with_tasks: bool) -> Views {
+        let (reply, answer) = oneshot::channel();
+        let is_asked = self.requests.send(Request::Views { with_tasks, reply }).await.is_ok();
+        match answer.await {
+            Ok(views) if is_asked => views,
+            // The coordinator has ended, and nobody will see this.
+            _ => Views::empty(self.clock.now(), self.clock.started_at),
+        }
+    }
+}
+
+/// Workers remember the names of ended queries, to refuse what late attempts of them would write.
+/// So a coordinator that is started again goes on behind the names of the one before: it would have
+/// to have named a thousand queries a second all its life for the two to meet.
+fn first_query(now: SystemTime) -> u64 {
+    /// The first of January 2026, in milliseconds since 1970.
+    const EPOCH_MILLIS: u128 = 1_767_225_600_000;
+    let millis = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    u64::try_from(millis.saturating_sub(EPOCH_MILLIS)).unwrap_or(0).max(1)
+}

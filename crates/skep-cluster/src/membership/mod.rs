@@ -10,9 +10,11 @@
 //! **Invariant:** the clock of the caller is the only clock; a caller that stood still itself (its
 //! machine slept) does not hold that against the workers.
 
+mod lives;
 mod snapshot;
 mod state;
 
+pub use lives::{LifeRegistry, LifeRequest};
 pub use snapshot::{ClusterSnapshot, WorkerInfo};
 pub use state::{
     LossReason, Membership, MembershipChange, MembershipConfig, Registration, WorkerLife,

@@ -22,7 +22,8 @@ pub fn explain(plan: &StagePlan) -> String {
     text
 }
 
-fn headline(stage: &Stage) -> String {
+/// Returns a stage in one line: its tasks, where they run, and what becomes of their rows.
+pub fn headline(stage: &Stage) -> String {
     let Stage { id, task_count, output, .. } = stage;
     let tasks = if *task_count == 1 { "task" } else { "tasks" };
     let place = match &stage.place {

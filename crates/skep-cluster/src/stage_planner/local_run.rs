@@ -18,9 +18,11 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::metrics::Time;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::TryStreamExt;
-use skep_engine::{Engine, EngineConfig, Session};
+use skep_engine::{Engine, EngineConfig, Session, TaskSettings};
 
-use super::{StageOptions, StagePlan, StagePlanner, TaskPlan};
+use super::{Place, StageOptions, StagePlan, StagePlanner, TaskPlan};
+use crate::codec::stage::write;
+use crate::codec::{DecodedStage, decode_stage, encode_stage};
 use crate::exchange::plan::{ExchangePart, ExchangeSource, TaskInputs};
 use crate::ids::StageId;
 
@@ -29,23 +31,25 @@ const TASK_LIMIT: Duration = Duration::from_secs(60);
 
 /// A session of an engine of its own, and how its plans are cut.
 #[derive(Debug)]
-pub(super) struct LocalRun {
-    pub(super) session: Session,
-    pub(super) tasks: Tasks,
+pub(crate) struct LocalRun {
+    pub(crate) session: Session,
+    pub(crate) tasks: Tasks,
     options: StageOptions,
 }
 
 /// Which plan a task runs.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Tasks {
+pub(crate) enum Tasks {
     /// Its stage's.
     AsPlanned,
     /// One made for it.
     Narrowed,
+    /// One made for it out of bytes, in a context made of bytes, as on a worker.
+    Decoded,
 }
 
 impl LocalRun {
-    pub(super) async fn new(target_partitions: usize) -> Self {
+    pub(crate) async fn new(target_partitions: usize) -> Self {
         let config =
             EngineConfig { target_partitions: Some(target_partitions), ..Default::default() };
         let session = Engine::open(config).await.unwrap().session();
@@ -53,38 +57,38 @@ impl LocalRun {
         Self { session, tasks: Tasks::AsPlanned, options }
     }
 
-    pub(super) async fn command(&self, statement: &str) {
+    pub(crate) async fn command(&self, statement: &str) {
         self.session.execute(statement).await.unwrap().collect().await.unwrap();
     }
 
     /// Plans a query as for one process.
-    pub(super) async fn whole(&self, query: &str) -> (SessionState, Arc<dyn ExecutionPlan>) {
+    pub(crate) async fn whole(&self, query: &str) -> (SessionState, Arc<dyn ExecutionPlan>) {
         let (state, plan) = self.session.sql(query).await.unwrap().into_parts();
         let plan = state.create_physical_plan(&plan).await.unwrap();
         (state, plan)
     }
 
     /// Plans a query and cuts it.
-    pub(super) async fn stages(&self, query: &str) -> StagePlan {
+    pub(crate) async fn stages(&self, query: &str) -> StagePlan {
         let (_, plan) = self.whole(query).await;
         StagePlanner::new(self.options.clone()).plan(&plan).unwrap()
     }
 
     /// Answers a query in one process, from the plan that would be cut.
-    pub(super) async fn answer_whole(&self, query: &str) -> Result<Vec<RecordBatch>> {
+    pub(crate) async fn answer_whole(&self, query: &str) -> Result<Vec<RecordBatch>> {
         let (state, plan) = self.whole(query).await;
         datafusion::physical_plan::collect(plan, state.task_ctx()).await
     }
 
     /// Answers a query from the stages, joined again.
-    pub(super) async fn answer_rejoined(&self, query: &str) -> Result<Vec<RecordBatch>> {
+    pub(crate) async fn answer_rejoined(&self, query: &str) -> Result<Vec<RecordBatch>> {
         let plan = super::rejoin(&self.stages(query).await)?;
         let (state, _) = self.whole(query).await;
         datafusion::physical_plan::collect(plan, state.task_ctx()).await
     }
 
     /// Answers a query stage by stage and task by task.
-    pub(super) async fn answer_in_stages(&self, query: &str) -> Result<Vec<RecordBatch>> {
+    pub(crate) async fn answer_in_stages(&self, query: &str) -> Result<Vec<RecordBatch>> {
         let outline = self.stages(query).await;
         let mut kept = Kept::default();
         for stage in &outline.stages {
@@ -112,15 +116,33 @@ impl LocalRun {
         let fresh = StagePlanner::new(self.options.clone()).plan(&plan)?;
         let stage = fresh.stage(stage).unwrap();
         let source = Arc::new(KeptForTask { kept: kept.clone(), allowed: stage.reads(task) });
-        let config = state.config().clone().with_extension(Arc::new(TaskInputs(source)));
-        let context = TaskContext::from(&state).with_session_config(config);
-        let mut outputs = vec![Vec::new(); stage.output.partition_count()];
-        let mut partitioner = stage.output.partitioner(task, stage.task_count, Time::new())?;
+        let (context, decoded) = match (self.tasks, &stage.place) {
+            (Tasks::Decoded, Place::Workers | Place::Anywhere) => {
+                let encoded = encode_stage(stage, &TaskContext::from(&state))?;
+                let settings = TaskSettings::from_bytes(&encoded.settings)?;
+                let context = settings.task_context(state.runtime_env())?;
+                let decoded = decode_stage(&encoded.program, &context)?;
+                let again = write(&decoded.plan, &decoded.output, decoded.task_count)?;
+                assert_eq!(again, encoded.program, "{} of {query}", stage.id);
+                (context, decoded)
+            }
+            _ => {
+                let (plan, output) = (Arc::clone(&stage.plan), stage.output.clone());
+                let task_count = stage.task_count;
+                (TaskContext::from(&state), DecodedStage { plan, output, task_count })
+            }
+        };
+        let DecodedStage { plan, output, task_count } = decoded;
+        let config = context.session_config().clone();
+        let config = config.with_extension(Arc::new(TaskInputs(source)));
+        let context = context.with_session_config(config);
+        let mut outputs = vec![Vec::new(); output.partition_count()];
+        let mut partitioner = output.partitioner(task, task_count, Time::new())?;
         let work = async {
             let options = context.session_config().options();
             let TaskPlan { plan, partition } = match self.tasks {
-                Tasks::Narrowed => TaskPlan::new(&stage.plan, task, options)?,
-                Tasks::AsPlanned => TaskPlan { plan: Arc::clone(&stage.plan), partition: task },
+                Tasks::Narrowed | Tasks::Decoded => TaskPlan::new(&plan, task, options)?,
+                Tasks::AsPlanned => TaskPlan { plan, partition: task },
             };
             let mut stream = plan.execute(partition, Arc::new(context))?;
             while let Some(batch) = stream.try_next().await? {

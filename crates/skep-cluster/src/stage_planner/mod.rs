@@ -42,10 +42,10 @@ pub mod travel;
 #[cfg(test)]
 mod local_run;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use cut::{StageOptions, StagePlanner};
-pub use explain::explain;
+pub use explain::{explain, headline};
 pub use rejoin::rejoin;
 pub use stage::{Pattern, Place, Stage, StageInput, StagePlan};
 pub use task_plan::TaskPlan;

@@ -14,6 +14,8 @@ use datafusion::physical_plan::memory::LazyMemoryExec;
 use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
 use datafusion::physical_plan::streaming::StreamingTableExec;
 
+use crate::codec::window::filters_rows;
+
 /// Where a piece of a plan may run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Home {
@@ -56,7 +58,11 @@ pub(super) fn home_of_leaf(leaf: &dyn ExecutionPlan) -> Home {
 
 /// Says what keeps an operator with children on the coordinator, if anything does.
 pub(super) fn stays(node: &dyn ExecutionPlan) -> Option<String> {
-    node.is::<DataSinkExec>().then(|| "writes, which one process does".to_owned())
+    if node.is::<DataSinkExec>() {
+        return Some("writes, which one process does".to_owned());
+    }
+    filters_rows(node)
+        .then(|| "has a window function with a FILTER, which cannot travel".to_owned())
 }
 
 /// Says why a subtree must run whole in one task, if it must.

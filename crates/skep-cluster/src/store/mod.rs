@@ -40,6 +40,7 @@ mod writer;
 mod tests;
 
 pub use config::{Compression, StoreConfig};
+pub(crate) use footprint::data_bytes;
 pub use key::{PartitionKey, Readers, StorageLevel, WriterKey};
 pub use partition_store::PartitionStore;
 pub use pool::StorePool;

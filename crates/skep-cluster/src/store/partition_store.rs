@@ -202,6 +202,12 @@ impl PartitionStore {
         end(partitions, readers, Vec::new());
     }
 
+    /// Returns the bytes that the store holds in memory and on disk; cheap, unlike
+    /// [`stats`](Self::stats).
+    pub fn held_bytes(&self) -> u64 {
+        self.inner.ledger.held_bytes() as u64 + self.inner.budget.used()
+    }
+
     /// Returns what the store holds now.
     pub fn stats(&self) -> StoreStats {
         stats::collect(&self.inner)

@@ -30,6 +30,8 @@ pub(crate) enum Definition {
     View(ViewText),
     /// A plan or a table of this process, for temporary views and registered DataFrames.
     Provider { provider: Arc<dyn TableProvider>, text: Option<String> },
+    /// What the process shows of itself, to be read only.
+    System(Arc<dyn TableProvider>),
 }
 
 /// A table or view, with what was found out when it was first opened.
@@ -56,7 +58,7 @@ impl TableEntry {
     /// Whether it is a view to the user: something without rows of its own.
     pub(crate) fn is_view(&self) -> bool {
         match &self.definition {
-            Definition::Files { .. } => false,
+            Definition::Files { .. } | Definition::System(_) => false,
             Definition::View(_) => true,
             Definition::Provider { provider, .. } => provider.table_type() == TableType::View,
         }

@@ -7,11 +7,14 @@ mod entry;
 mod persistent;
 mod session;
 mod store;
+mod system;
 mod warehouse;
 
 pub(crate) use entry::{Definition, TableEntry, ViewText};
 pub(crate) use persistent::PersistentCatalog;
 pub(crate) use session::{CatalogList, SessionCatalog, TableOpener};
+pub(crate) use system::SystemSchema;
+pub use system::SystemTables;
 
 /// The one catalog of an engine.
 pub(crate) const CATALOG: &str = "skep";
@@ -19,3 +22,5 @@ pub(crate) const CATALOG: &str = "skep";
 pub(crate) const PUBLIC: &str = "public";
 /// The schema in which a session's temporary tables are listed.
 pub(crate) const TEMP: &str = "temp";
+/// The schema in which a coordinator shows what it does; read-only, and not there elsewhere.
+pub(crate) const SYSTEM: &str = "system";

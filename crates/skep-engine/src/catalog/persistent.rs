@@ -16,7 +16,7 @@ use parking_lot::RwLock;
 use crate::catalog::entry::TableEntry;
 use crate::catalog::store::CatalogFile;
 use crate::catalog::warehouse::Warehouse;
-use crate::catalog::{PUBLIC, TEMP};
+use crate::catalog::{PUBLIC, SYSTEM, TEMP};
 use crate::error::{Error, Result};
 
 /// All schemas with their tables, at one moment.
@@ -164,7 +164,7 @@ impl PersistentCatalog {
     /// # Errors
     /// [`Error::Io`] if the change cannot be written.
     pub(crate) fn add_schema(&self, name: &str) -> Result<bool> {
-        if matches!(name, TEMP | "information_schema" | "system") {
+        if matches!(name, TEMP | SYSTEM | "information_schema") {
             return Err(Error::AlreadyExists { kind: "schema", name: name.to_owned() });
         }
         self.change(|snapshot| {

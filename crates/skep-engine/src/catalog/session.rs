@@ -16,7 +16,8 @@ use parking_lot::RwLock;
 
 use crate::catalog::entry::TableEntry;
 use crate::catalog::persistent::PersistentCatalog;
-use crate::catalog::{CATALOG, TEMP};
+use crate::catalog::system::SystemSchema;
+use crate::catalog::{CATALOG, SYSTEM, TEMP};
 use crate::error::{Error, Result};
 
 /// Opens a table for a session; the session itself, seen from its catalog.
@@ -29,15 +30,17 @@ pub(crate) trait TableOpener: Send + Sync {
 /// The names of one session.
 pub(crate) struct SessionCatalog {
     persistent: Arc<PersistentCatalog>,
+    system: SystemSchema,
     temporary: RwLock<BTreeMap<String, Arc<TableEntry>>>,
     /// The session owns this catalog, hence weak; set once the session is made.
     opener: RwLock<Option<Weak<dyn TableOpener>>>,
 }
 
 impl SessionCatalog {
-    pub(crate) fn new(persistent: Arc<PersistentCatalog>) -> Arc<Self> {
+    pub(crate) fn new(persistent: Arc<PersistentCatalog>, system: SystemSchema) -> Arc<Self> {
         Arc::new(Self {
             persistent,
+            system,
             temporary: RwLock::new(BTreeMap::new()),
             opener: RwLock::new(None),
         })
@@ -49,6 +52,10 @@ impl SessionCatalog {
 
     pub(crate) fn persistent(&self) -> &PersistentCatalog {
         &self.persistent
+    }
+
+    pub(crate) fn system(&self) -> &SystemSchema {
+        &self.system
     }
 
     /// Finds a table: a bare name among the temporary tables first, then in the current schema.
@@ -69,6 +76,9 @@ impl SessionCatalog {
             return Ok(Some(entry));
         }
         let schema = reference.schema().unwrap_or(current_schema);
+        if schema == SYSTEM {
+            return Ok(self.system.table(reference.table()));
+        }
         Ok(self.persistent.snapshot()?.table(schema, reference.table()).cloned())
     }
 
@@ -103,6 +113,9 @@ impl SessionCatalog {
         if schema == TEMP {
             return self.temporary.read().clone();
         }
+        if schema == SYSTEM {
+            return self.system.tables();
+        }
         self.persistent.last_snapshot().schemas.get(schema).cloned().unwrap_or_default()
     }
 
@@ -110,16 +123,21 @@ impl SessionCatalog {
     pub(crate) fn schemas(&self) -> Vec<String> {
         let mut schemas: Vec<String> =
             self.persistent.last_snapshot().schemas.keys().cloned().collect();
+        if self.system.is_there() {
+            schemas.push(SYSTEM.to_owned());
+        }
         if !self.temporary.read().is_empty() {
             schemas.push(TEMP.to_owned());
         }
         schemas
     }
 
-    /// Returns every name that a bare table reference could mean, for suggestions.
+    /// Returns every name that a bare table reference could mean, and those of the system tables in
+    /// full, for suggestions.
     pub(crate) fn table_names(&self, current_schema: &str) -> Vec<String> {
         let mut names: Vec<String> = self.temporary.read().keys().cloned().collect();
         names.extend(self.tables(current_schema).into_keys());
+        names.extend(self.system.tables().keys().map(|table| format!("{SYSTEM}.{table}")));
         names
     }
 }

@@ -212,7 +212,7 @@ impl StoredTable {
                 schema: view.schema.clone(),
                 comment: entry.comment.clone(),
             }),
-            Definition::Provider { .. } => Err(Error::Internal {
+            Definition::Provider { .. } | Definition::System(_) => Err(Error::Internal {
                 message: "a table of this process cannot be kept in the catalog".to_owned(),
                 source: None,
             }),

@@ -40,10 +40,12 @@ use crate::error::{Error, Result};
 /// More files than this are not read again.
 const MAX_PROBES: usize = 1000;
 
-/// Finds the file that made a query fail.
+/// Turns what a running plan failed with into the engine's error, blaming a file where one is to
+/// blame.
 ///
-/// Does nothing but convert the error unless it may come from a file.
-pub(crate) async fn explain_failure(
+/// Does nothing but convert the error unless it may come from a file: then the plan's files are
+/// read again, one by one, until one fails alone.
+pub async fn explain_failure(
     plan: &Arc<dyn ExecutionPlan>,
     context: &Arc<TaskContext>,
     error: DataFusionError,

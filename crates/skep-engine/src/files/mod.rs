@@ -34,8 +34,9 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use failure::explain_failure;
+pub use failure::explain_failure;
 pub(crate) use format::Format;
 pub(crate) use open::{keep_inferred, open, open_path};
+pub use scan::JsonArrayFile;
 pub(crate) use table::{FileTable, SortColumn};
 pub(crate) use write::{FileTarget, WriteMode, copy_target, insert_target, write};

@@ -17,7 +17,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::scalar::ScalarValue;
 use futures::{StreamExt, TryStreamExt};
 
-use super::check::{FileShape, guarded};
+use super::check::{FileShape, Framing, guarded};
 use super::delimited::Dialect;
 use super::format::Format;
 use super::listing::{FoundFile, store_of};
@@ -26,6 +26,11 @@ use super::options::Rules;
 use super::partition::PartitionColumns;
 use super::read::bad_file;
 use super::schema::decoder_message;
+
+/// Says of a scanned file, as an extension of its `PartitionedFile`, that it is one array of JSON
+/// and not a value a line: a reader keeps that to itself, and who sends a scan elsewhere needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JsonArrayFile;
 
 /// A file with the values of its directories.
 #[derive(Debug, Clone)]
@@ -138,6 +143,9 @@ async fn part_file(
 ) -> DfResult<(PartitionedFile, Statistics)> {
     let mut out = PartitionedFile::new_from_meta(file.found.meta.clone())
         .with_partition_values(file.values.clone());
+    if file.shape.framing == Framing::JsonArray {
+        out = out.with_extension(JsonArrayFile);
+    }
     let mut statistics = match state.config().collect_statistics() {
         true => file_statistics(state, group, format, &file).await?.as_ref().clone(),
         false => Statistics::new_unknown(group.file_schema),

@@ -15,7 +15,7 @@ use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::{ColumnDef, ObjectName, ObjectNamePart};
 use tempfile::TempDir;
 
-use crate::catalog::{CATALOG, Definition, TEMP, TableEntry, ViewText};
+use crate::catalog::{CATALOG, Definition, SYSTEM, TEMP, TableEntry, ViewText};
 use crate::error::{Error, Result};
 use crate::files::{self, FileTable, FileTarget, Format, WriteMode};
 use crate::query::{QueryStream, StatementKind};
@@ -78,7 +78,7 @@ impl Session {
             return already_there(&place, create.if_not_exists, "CREATE EXTERNAL TABLE");
         }
         let or_replace = create.or_replace;
-        let state = self.inner.context.state();
+        let state = self.state();
         let statement = PlanStatement::CreateExternalTable(create);
         let planned = self.inner.plan(&state, statement, self.scope()).await?;
         let LogicalPlan::Ddl(DdlStatement::CreateExternalTable(command)) = planned.plan else {
@@ -100,7 +100,7 @@ impl Session {
         create: &CreateTable,
         tag: &str,
     ) -> Result<QueryStream> {
-        let state = self.inner.context.state();
+        let state = self.state();
         let provider = files::open(&state, &table).await?;
         files::keep_inferred(&mut table, provider.as_ref());
         let definition = Definition::Files { table, managed: false };
@@ -117,7 +117,7 @@ impl Session {
         create: CreateTable,
         format: Format,
     ) -> Result<QueryStream> {
-        let state = self.inner.context.state();
+        let state = self.state();
         let plan = match &create.query {
             Some(query) => {
                 let scope = self.scope();
@@ -178,7 +178,7 @@ impl Session {
         if !create.or_replace && self.exists(&place)? {
             return already_there(&place, create.if_not_exists, "CREATE VIEW");
         }
-        let state = self.inner.context.state();
+        let state = self.state();
         let view =
             ViewText { query: create.text, columns: create.columns, schema: self.scope().schema };
         let definition = match &place {
@@ -254,6 +254,9 @@ impl Session {
         if_not_exists: bool,
     ) -> Result<QueryStream> {
         let name = schema_name(name)?;
+        if if_not_exists && self.has_system_schema(&name) {
+            return Ok(command_done("CREATE SCHEMA"));
+        }
         let is_new = self.inner.catalog.persistent().add_schema(&name)?;
         if !is_new && !if_not_exists {
             return Err(Error::AlreadyExists { kind: "schema", name });
@@ -290,8 +293,12 @@ impl Session {
             }
             let known = self.inner.catalog.table_names(&scope.schema);
             let known = known.iter().map(String::as_str);
-            return Err(Error::not_found(kind, reference.to_string(), known));
+            let error = Error::not_found(kind, reference.to_string(), known);
+            return Err(self.inner.catalog.system().explain_missing(error));
         };
+        if let Definition::System(_) = &entry.definition {
+            return Err(read_only(&reference));
+        }
         // Spark drops a temporary view over files with either word.
         let is_other = entry.is_view() != (drop.kind == DropKind::View);
         if is_other && !self.is_temporary(&reference) {
@@ -323,15 +330,23 @@ impl Session {
 
     fn drop_schema(&self, name: &ObjectName, drop: &Drop) -> Result<()> {
         let name = schema_name(name)?;
+        if self.has_system_schema(&name) {
+            return Err(Error::plan(format!("schema \"{SYSTEM}\" cannot be dropped")));
+        }
         let catalog = self.inner.catalog.persistent();
         match catalog.remove_schema(&name, drop.cascade)? {
             Some(tables) => tables.values().try_for_each(|entry| catalog.forget_files(entry)),
             None if drop.if_exists => Ok(()),
             None => {
                 let known = self.inner.catalog.schemas();
-                Err(Error::not_found("schema", name, known.iter().map(String::as_str)))
+                let error = Error::not_found("schema", name, known.iter().map(String::as_str));
+                Err(self.inner.catalog.system().explain_missing(error))
             }
         }
+    }
+
+    fn has_system_schema(&self, name: &str) -> bool {
+        name == SYSTEM && self.inner.catalog.system().is_there()
     }
 
     fn place(&self, name: Option<&ObjectName>, temporary: bool) -> Result<Place> {
@@ -353,8 +368,8 @@ impl Session {
             Some(schema) if temporary => Err(Error::plan(format!(
                 "a temporary table has no schema, but \"{schema}\" is given"
             ))),
-            Some(schema) => Ok(Place::Persistent { schema: schema.to_owned(), name }),
-            None => Ok(Place::Persistent { schema: self.scope().schema, name }),
+            Some(schema) => persistent_place(schema.to_owned(), name),
+            None => persistent_place(self.scope().schema, name),
         }
     }
 
@@ -389,7 +404,7 @@ impl Session {
         if columns.is_empty() {
             return Ok(None);
         }
-        let state = self.inner.context.state();
+        let state = self.state();
         let planner = Planner::new(&state, std::collections::HashMap::new(), Vec::new());
         let schema = planner.schema_of_columns(columns)?;
         let mut seen = HashSet::new();
@@ -451,10 +466,32 @@ impl Session {
             None => {
                 let known = self.inner.catalog.table_names(&scope.schema);
                 let known = known.iter().map(String::as_str);
-                Err(Error::not_found("table", reference.to_string(), known)
-                    .at(crate::sql::place::place(name)))
+                let error = Error::not_found("table", reference.to_string(), known)
+                    .at(crate::sql::place::place(name));
+                Err(self.inner.catalog.system().explain_missing(error))
             }
         }
+    }
+}
+
+/// Nobody's tables but the system's are in its schema.
+fn persistent_place(schema: String, name: String) -> Result<Place> {
+    if schema == SYSTEM {
+        return Err(Error::Plan {
+            message: format!("no table can be made in schema \"{SYSTEM}\""),
+            position: None,
+            hint: Some("it shows what the cluster does, and can only be read".to_owned()),
+        });
+    }
+    Ok(Place::Persistent { schema, name })
+}
+
+/// The error of changing a system table.
+pub(super) fn read_only(table: &TableReference) -> Error {
+    Error::Plan {
+        message: format!("\"{table}\" is a system table"),
+        position: None,
+        hint: Some("it shows what the cluster does, and can only be read".to_owned()),
     }
 }
 

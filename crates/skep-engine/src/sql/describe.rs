@@ -44,7 +44,7 @@ impl Session {
 
     /// `DESCRIBE query`.
     pub(crate) async fn describe_query(&self, query: Box<Query>) -> Result<QueryStream> {
-        let state = self.inner.context.state();
+        let state = self.state();
         let planned = self.inner.plan_query(&state, query, self.scope()).await?;
         let mut schema: SchemaRef = Arc::new(planned.plan.schema().as_arrow().clone());
         if planned.has_renamed_outputs {
@@ -81,6 +81,7 @@ impl Session {
                     details.push((format!("Partitioned by {name}"), data_type.to_string()));
                 }
             }
+            Definition::System(_) => details.push(("Type".to_owned(), "system".to_owned())),
             Definition::View(view) => {
                 details.push(("Type".to_owned(), "view".to_owned()));
                 details.push(("View text".to_owned(), view.query.clone()));

@@ -12,6 +12,7 @@ use crate::files::{self, WriteMode};
 use crate::query::{QueryStream, StatementKind};
 use crate::session::{Session, named_columns};
 use crate::sql::ParserLimits;
+use crate::sql::ddl::read_only;
 use crate::sql::statement::Statement;
 
 impl Session {
@@ -31,6 +32,9 @@ impl Session {
         let Some(entry) = entry else {
             return Err(Error::plan(format!("\"{reference}\" is no table that can be written to")));
         };
+        if let Definition::System(_) = &entry.definition {
+            return Err(read_only(reference));
+        }
         let Definition::Files { table, .. } = &entry.definition else {
             return Err(Error::Plan {
                 message: format!("\"{reference}\" is a view: rows cannot be put into it"),
@@ -47,7 +51,7 @@ impl Session {
 
     /// `COPY ... TO`: one new file or directory, and never over something that is there.
     pub(crate) async fn copy(&self, copy: CopyToStatement) -> Result<QueryStream> {
-        let state = self.inner.context.state();
+        let state = self.state();
         let statement = match copy.source {
             CopyToSource::Query(query) => {
                 PlanStatement::Statement(Box::new(SqlStatement::Query(query)))

@@ -5,6 +5,7 @@ mod ddl;
 mod describe;
 pub(crate) mod dialect;
 mod dml;
+mod explain;
 mod parser;
 mod place;
 mod planner;

@@ -402,14 +402,14 @@ impl StatementParser<'_> {
         Ok(Statement::Use(self.object_name()?))
     }
 
-    /// Spark's words for `EXPLAIN`; DataFusion's own go to its parser.
+    /// Spark's words for `EXPLAIN` and ours; DataFusion's own go to its parser.
     fn parse_explain(&mut self) -> Result<Option<Statement>> {
         self.keyword(Keyword::EXPLAIN);
         for word in ["CODEGEN", "COST"] {
             if self.word(word) {
                 return Err(Error::unsupported(
                     format!("EXPLAIN {word}"),
-                    "EXPLAIN [ANALYZE | VERBOSE | FORMAT TREE] query",
+                    "EXPLAIN [ANALYZE | VERBOSE | DISTRIBUTED | FORMAT TREE] query",
                 ));
             }
         }
@@ -418,9 +418,26 @@ impl StatementParser<'_> {
             options.verbose = true;
         } else if self.word("FORMATTED") {
             options.format = Some(ExplainFormat::Tree);
+        } else if self.is_distributed() {
+            return Ok(Some(Statement::ExplainDistributed(self.rest_of_explain()?)));
         } else {
             return Ok(None);
         }
+        let statement = self.rest_of_explain()?;
+        let explain = PlanStatement::Explain(ExplainStatement { options, statement });
+        Ok(Some(Statement::Plan(Box::new(explain))))
+    }
+
+    /// Takes `DISTRIBUTED`, `FORMAT DISTRIBUTED` or `(FORMAT DISTRIBUTED)`, if one of them is there.
+    fn is_distributed(&mut self) -> bool {
+        let in_parentheses = self.parser.consume_token(&Token::LParen);
+        let is_option = self.word("FORMAT");
+        let found = (is_option || !in_parentheses) && self.word("DISTRIBUTED");
+        found && (!in_parentheses || self.parser.consume_token(&Token::RParen))
+    }
+
+    /// Takes all the rest as the statement that is explained.
+    fn rest_of_explain(&mut self) -> Result<Box<PlanStatement>> {
         if self.at_end() {
             return Err(self.expected("a statement"));
         }
@@ -433,8 +450,7 @@ impl StatementParser<'_> {
             .collect::<String>();
         let statement = Box::new(plan_statement(&blank, self.recursion_limit)?);
         while self.parser.next_token().token != Token::EOF {}
-        let explain = PlanStatement::Explain(ExplainStatement { options, statement });
-        Ok(Some(Statement::Plan(Box::new(explain))))
+        Ok(statement)
     }
 
     fn setting_name(&mut self) -> Result<String> {

@@ -1,10 +1,13 @@
 //! `SET`, `RESET`, `SHOW SETTINGS` and `USE`.
 
+use std::sync::atomic::Ordering;
+
 use datafusion::arrow::array::timezone::Tz;
 use datafusion::common::config::{ConfigEntry, ConfigField};
 use datafusion::logical_expr::{LogicalPlan, SetVariable, Statement as PlanCommand};
 use datafusion::sql::sqlparser::ast::ObjectName;
 
+use crate::catalog::SYSTEM;
 use crate::error::{Error, Result, closest};
 use crate::object_stores;
 use crate::query::QueryStream;
@@ -13,6 +16,7 @@ use crate::sql::describe::text_table;
 use crate::sql::parser::TIME_ZONE;
 use crate::sql::show::matches;
 
+const TARGET_PARTITIONS: &str = "datafusion.execution.target_partitions";
 const DEFAULT_SCHEMA: &str = "datafusion.catalog.default_schema";
 
 /// Settings whose change would be ignored or would break the session, with what to do instead.
@@ -37,6 +41,11 @@ impl Session {
             check_time_zone(value)?;
         }
         self.apply(name, value).await?;
+        if name == TARGET_PARTITIONS {
+            // DataFusion takes 0 for "you choose".
+            let is_own = value.trim().parse() != Ok(0_usize);
+            self.inner.has_own_width.store(is_own, Ordering::Relaxed);
+        }
         Ok(command_done("SET"))
     }
 
@@ -46,12 +55,16 @@ impl Session {
             None => {
                 let state = self.inner.context.state_ref();
                 *state.write().config_mut().options_mut() = self.inner.defaults.clone();
+                self.inner.has_own_width.store(false, Ordering::Relaxed);
                 self.settings_changed()?;
             }
             Some(name) => {
                 refuse_fixed(name)?;
                 self.check_known(name)?;
                 self.reset_one(name).await?;
+                if name == TARGET_PARTITIONS {
+                    self.inner.has_own_width.store(false, Ordering::Relaxed);
+                }
             }
         }
         Ok(command_done("RESET"))
@@ -148,9 +161,9 @@ impl Session {
         text_table(["name", "value"], vec![[name.to_owned(), value]])
     }
 
+    /// Lists the settings with which a query would run now.
     fn setting_entries(&self) -> Vec<ConfigEntry> {
-        let state = self.inner.context.state_ref();
-        let mut entries = state.read().config_options().entries();
+        let mut entries = self.state().config_options().entries();
         entries.sort_by(|left, right| left.key.cmp(&right.key));
         entries
     }
@@ -162,9 +175,11 @@ impl Session {
 
     fn use_schema_named(&self, name: &str) -> Result<QueryStream> {
         let snapshot = self.inner.catalog.persistent().snapshot()?;
-        if !snapshot.schemas.contains_key(name) {
+        let is_system = name == SYSTEM && self.inner.catalog.system().is_there();
+        if !snapshot.schemas.contains_key(name) && !is_system {
             let known = snapshot.schemas.keys().map(String::as_str);
-            return Err(Error::not_found("schema", name, known));
+            let error = Error::not_found("schema", name, known);
+            return Err(self.inner.catalog.system().explain_missing(error));
         }
         let state = self.inner.context.state_ref();
         state.write().config_mut().options_mut().catalog.default_schema = name.to_owned();

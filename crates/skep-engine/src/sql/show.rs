@@ -51,7 +51,8 @@ impl Session {
                 let known = catalog.schemas();
                 if !known.contains(&name) && name != TEMP {
                     let known = known.iter().map(String::as_str);
-                    return Err(Error::not_found("schema", name, known));
+                    let error = Error::not_found("schema", name, known);
+                    return Err(catalog.system().explain_missing(error));
                 }
                 vec![name]
             }
@@ -96,6 +97,11 @@ impl Session {
         let temporary = if is_temporary { "TEMPORARY " } else { "" };
         let name = quoted(reference.table());
         let text = match &entry.definition {
+            Definition::System(_) => {
+                return Err(Error::plan(format!(
+                    "{reference} is a system table: there is no statement for it"
+                )));
+            }
             Definition::View(view) => {
                 let columns = match view.columns.is_empty() {
                     true => String::new(),
@@ -124,7 +130,7 @@ impl Session {
     }
 
     fn show_functions(&self, pattern: Option<&str>) -> Result<QueryStream> {
-        let state = self.inner.context.state();
+        let state = self.state();
         let mut rows = Vec::new();
         for (name, function) in state.scalar_functions() {
             rows.push(function_row(name, "scalar", function.documentation(), function.signature()));

@@ -8,6 +8,8 @@ use datafusion::sql::sqlparser::ast::{ColumnDef, ObjectName, Query};
 pub(crate) enum Statement {
     /// A query, `INSERT`, `EXPLAIN`, `PREPARE`: what the planner makes a plan of.
     Plan(Box<PlanStatement>),
+    /// `EXPLAIN DISTRIBUTED`.
+    ExplainDistributed(Box<PlanStatement>),
     /// `COPY ... TO`.
     Copy(Box<CopyToStatement>),
     /// `CREATE EXTERNAL TABLE`, in DataFusion's dialect.

@@ -1,11 +1,15 @@
-//! An engine under test, and the sessions that a script opens on it.
+//! An engine or cluster under test, and the sessions that a script opens on it.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use skep_client::{Client, Outcome};
 use skep_engine::{Engine, EngineConfig, Session, StatementKind};
 use sqllogictest::{AsyncDB, DBOutput};
 use tokio::sync::Mutex;
@@ -13,6 +17,7 @@ use tokio::sync::Mutex;
 use super::column_type::ColumnType;
 use super::placeholders::Placeholders;
 use super::render;
+use crate::cluster::{ClusterShape, InProcess, MultiProcess};
 
 /// What the harness does itself: closes the engine and opens it again on the same data directory.
 const RESTART: &str = "RESTART ENGINE";
@@ -22,31 +27,114 @@ const RESTART: &str = "RESTART ENGINE";
 #[error("{0}")]
 pub(crate) struct StatementError(String);
 
-/// One engine and every session of it; shared by the connections of a script.
+/// One engine, or cluster, and every session of it; shared by the connections of a script.
 #[derive(Debug)]
 pub(crate) struct Instance {
-    config: EngineConfig,
+    kind: InstanceKind,
     placeholders: Placeholders,
     statement_limit: Duration,
     next_id: AtomicUsize,
     open: Mutex<Open>,
 }
 
+/// What is opened by the first statement.
+#[derive(Debug)]
+pub(crate) enum InstanceKind {
+    /// An engine in this process.
+    Embedded(EngineConfig),
+    /// A coordinator and workers in this process.
+    InProcess(ClusterShape),
+    /// Processes of their own, started from this binary.
+    MultiProcess(ClusterShape, PathBuf),
+}
+
 #[derive(Debug, Default)]
 struct Open {
-    engine: Option<Engine>,
-    sessions: HashMap<usize, Session>,
+    backend: Option<Arc<Backend>>,
+    sessions: HashMap<usize, SessionOf>,
+}
+
+#[derive(Debug)]
+enum Backend {
+    Embedded(Engine),
+    InProcess(InProcess),
+    MultiProcess(MultiProcess),
+}
+
+#[derive(Debug, Clone)]
+enum SessionOf {
+    Embedded(Session),
+    Cluster(Client),
+}
+
+/// What a statement answered.
+enum Answer {
+    Rows(SchemaRef, Vec<RecordBatch>),
+    Done { row_count: u64 },
+}
+
+impl InstanceKind {
+    async fn open(&self) -> anyhow::Result<Backend> {
+        Ok(match self {
+            Self::Embedded(config) => Backend::Embedded(Engine::open(config.clone()).await?),
+            Self::InProcess(shape) => Backend::InProcess(InProcess::start(shape).await?),
+            Self::MultiProcess(shape, binary) => {
+                let (shape, binary) = (shape.clone(), binary.clone());
+                let started = move || MultiProcess::start(&binary, &shape);
+                Backend::MultiProcess(tokio::task::spawn_blocking(started).await??)
+            }
+        })
+    }
+}
+
+impl Backend {
+    async fn session(&self) -> anyhow::Result<SessionOf> {
+        let url = match self {
+            Self::Embedded(engine) => return Ok(SessionOf::Embedded(engine.session())),
+            Self::InProcess(cluster) => cluster.url(),
+            Self::MultiProcess(cluster) => cluster.url.clone(),
+        };
+        Ok(SessionOf::Cluster(Client::connect(&url).await?))
+    }
+}
+
+impl SessionOf {
+    async fn execute(&self, statement: &str) -> anyhow::Result<Answer> {
+        match self {
+            Self::Embedded(session) => {
+                let stream = session.execute(statement).await?;
+                let (schema, kind) = (stream.schema(), stream.kind().clone());
+                // Empty for a command, but its end is where a late failure would show.
+                let batches = stream.collect().await?;
+                Ok(match kind {
+                    StatementKind::Query => Answer::Rows(schema, batches),
+                    StatementKind::Write { row_count } => Answer::Done { row_count },
+                    StatementKind::Command { .. } => Answer::Done { row_count: 0 },
+                })
+            }
+            Self::Cluster(client) => {
+                let statement = client.execute(statement).await?;
+                let (schema, outcome) = (statement.schema(), statement.outcome().clone());
+                let batches = statement.collect().await?;
+                Ok(match outcome {
+                    Outcome::Query => Answer::Rows(schema, batches),
+                    Outcome::Write { row_count } => Answer::Done { row_count },
+                    Outcome::Command { .. } => Answer::Done { row_count: 0 },
+                })
+            }
+        }
+    }
 }
 
 impl Instance {
-    /// Prepares an engine; it is opened by the first statement.
+    /// Prepares an instance; it is opened by the first statement.
     pub(crate) fn new(
-        config: EngineConfig,
+        kind: InstanceKind,
         placeholders: Placeholders,
         statement_limit: Duration,
     ) -> Self {
         let next_id = AtomicUsize::new(0);
-        Self { config, placeholders, statement_limit, next_id, open: Mutex::default() }
+        Self { kind, placeholders, statement_limit, next_id, open: Mutex::default() }
     }
 
     /// Returns the paths of this run.
@@ -60,24 +148,34 @@ impl Instance {
         Connection { id, instance: Arc::clone(self) }
     }
 
-    async fn session(&self, id: usize) -> Result<Session, skep_engine::Error> {
+    async fn session(&self, id: usize) -> anyhow::Result<SessionOf> {
         let mut open = self.open.lock().await;
         if let Some(session) = open.sessions.get(&id) {
             return Ok(session.clone());
         }
-        let engine = match &open.engine {
-            Some(engine) => engine.clone(),
-            None => Engine::open(self.config.clone()).await?,
+        let backend = match &open.backend {
+            Some(backend) => Arc::clone(backend),
+            None => Arc::new(self.kind.open().await?),
         };
-        let session = engine.session();
-        open.engine = Some(engine);
+        open.backend = Some(Arc::clone(&backend));
+        let session = backend.session().await?;
         open.sessions.insert(id, session.clone());
         Ok(session)
     }
 
-    /// Drops the engine and all its sessions; the next statement of each opens them anew.
+    /// Ends the engine, or cluster, with all its sessions; the next statement of each opens them
+    /// anew.
     async fn close(&self) {
-        *self.open.lock().await = Open::default();
+        let Open { backend, sessions } = std::mem::take(&mut *self.open.lock().await);
+        drop(sessions);
+        match backend.and_then(Arc::into_inner) {
+            Some(Backend::InProcess(cluster)) => cluster.shut_down().await,
+            // Waits until its processes have ended.
+            Some(Backend::MultiProcess(cluster)) => {
+                let _ = tokio::task::spawn_blocking(move || drop(cluster)).await;
+            }
+            Some(Backend::Embedded(_)) | None => {}
+        }
     }
 }
 
@@ -91,11 +189,8 @@ pub(crate) struct Connection {
 impl Connection {
     async fn execute(&self, statement: &str) -> anyhow::Result<DBOutput<ColumnType>> {
         let session = self.instance.session(self.id).await?;
-        let stream = session.execute(statement).await?;
-        match stream.kind().clone() {
-            StatementKind::Query => {
-                let schema = stream.schema();
-                let batches = stream.collect().await?;
+        match session.execute(statement).await? {
+            Answer::Rows(schema, batches) => {
                 let types =
                     schema.fields().iter().map(|field| ColumnType::of(field.data_type())).collect();
                 let mut rows = render::rows(&schema, &batches)?;
@@ -104,26 +199,26 @@ impl Connection {
                 }
                 Ok(DBOutput::Rows { types, rows })
             }
-            kind => {
-                // The stream is empty, but its end is where a late failure would show.
-                stream.collect().await?;
-                Ok(DBOutput::StatementComplete(match kind {
-                    StatementKind::Write { row_count } => row_count,
-                    StatementKind::Query | StatementKind::Command { .. } => 0,
-                }))
-            }
+            Answer::Done { row_count } => Ok(DBOutput::StatementComplete(row_count)),
         }
     }
 
     fn describe(&self, error: &anyhow::Error) -> StatementError {
         let mut text = error.to_string();
-        if let Some(error) = error.downcast_ref::<skep_engine::Error>() {
-            if let Some(hint) = error.hint() {
-                text += &format!(" [hint: {hint}]");
-            }
-            if let Some(position) = error.position() {
-                text += &format!(" [at {position}]");
-            }
+        let (hint, position) = if let Some(error) = error.downcast_ref::<skep_engine::Error>() {
+            let position = error.position().map(|position| position.to_string());
+            (error.hint().map(str::to_owned), position)
+        } else if let Some(error) = error.downcast_ref::<skep_client::Error>() {
+            let position = error.position().map(|position| position.to_string());
+            (error.hint().map(str::to_owned), position)
+        } else {
+            (None, None)
+        };
+        if let Some(hint) = hint {
+            text += &format!(" [hint: {hint}]");
+        }
+        if let Some(position) = position {
+            text += &format!(" [at {position}]");
         }
         StatementError(self.instance.placeholders.restore(&text))
     }

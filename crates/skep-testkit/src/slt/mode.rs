@@ -18,9 +18,6 @@ impl Mode {
     /// Every mode that a header may name.
     pub const ALL: [Self; 3] = [Self::Embedded, Self::InProcess, Self::MultiProcess];
 
-    /// The modes that this build can run; the others come with the cluster.
-    pub const AVAILABLE: [Self; 1] = [Self::Embedded];
-
     /// Returns the name that headers and trials use.
     pub fn name(self) -> &'static str {
         match self {

@@ -13,11 +13,12 @@ use sqllogictest::{
 };
 
 use super::column_type::ColumnType;
-use super::connection::{Connection, Instance};
+use super::connection::{Connection, Instance, InstanceKind};
 use super::header::Header;
 use super::mode::Mode;
 use super::placeholders::Placeholders;
 use super::validator;
+use crate::cluster::ClusterShape;
 
 /// What to do with a script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,12 +36,17 @@ const MEMORY_LIMIT: usize = 2 << 30;
 /// Partitions of a query unless the header says otherwise: the same on every machine.
 const TARGET_PARTITIONS: usize = 4;
 
-/// Runs one script on a fresh engine with a fresh data directory.
+/// Workers of a cluster, and tasks that each runs at a time.
+const WORKERS: usize = 3;
+const SLOTS: usize = 2;
+
+/// Runs one script on a fresh engine, or cluster, with a fresh data directory. `binary` is the
+/// `skep` that a cluster of processes is started from.
 ///
 /// # Errors
 /// If the script cannot be read, or an answer is not the expected one; the text says which record
 /// of which line, and how the answers differ.
-pub async fn run_script(path: &Path, mode: Mode, run: Run) -> Result<()> {
+pub async fn run_script(path: &Path, mode: Mode, run: Run, binary: Option<&Path>) -> Result<()> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let header = Header::parse(&text)?;
@@ -61,20 +67,34 @@ pub async fn run_script(path: &Path, mode: Mode, run: Run) -> Result<()> {
     }
     let placeholders = Placeholders::for_script(&whole_text, &test_dir.canonicalize()?)?;
     let config = EngineConfig {
-        data_dir: Some(data_dir),
+        data_dir: Some(data_dir.clone()),
         memory_limit: Some(header.memory_limit.unwrap_or(MEMORY_LIMIT)),
-        spill_dir: Some(spill_dir),
+        spill_dir: Some(spill_dir.clone()),
         target_partitions: Some(header.target_partitions.unwrap_or(TARGET_PARTITIONS)),
         ..EngineConfig::default()
     };
     let is_slow = path.extension().is_some_and(|extension| extension == "slt_slow");
     let statement_limit = if is_slow { STATEMENT_LIMIT * 5 } else { STATEMENT_LIMIT };
-    let instance = match mode {
-        Mode::Embedded => Arc::new(Instance::new(config, placeholders, statement_limit)),
-        Mode::InProcess | Mode::MultiProcess => {
-            return Err(anyhow!("mode {mode} comes with the cluster"));
+    let shape = || ClusterShape {
+        worker_count: WORKERS,
+        slot_count: SLOTS,
+        memory_limit: header.memory_limit.unwrap_or(MEMORY_LIMIT),
+        target_partitions: config.target_partitions,
+        data_dir: data_dir.clone(),
+        spill_dir: spill_dir.clone(),
+        spreads_small: true,
+        extra_config: String::new(),
+        extra_arguments: Vec::new(),
+    };
+    let kind = match mode {
+        Mode::Embedded => InstanceKind::Embedded(config),
+        Mode::InProcess => InstanceKind::InProcess(shape()),
+        Mode::MultiProcess => {
+            let binary = binary.context("the mode of many processes needs the skep binary")?;
+            InstanceKind::MultiProcess(shape(), binary.to_owned())
         }
     };
+    let instance = Arc::new(Instance::new(kind, placeholders, statement_limit));
 
     let mut runner = Runner::new(|| {
         let connection = instance.connect();
@@ -174,7 +194,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("test.slt");
         std::fs::write(&path, script).unwrap();
-        let result = run_script(&path, Mode::Embedded, run).await;
+        let result = run_script(&path, Mode::Embedded, run, None).await;
         (result, std::fs::read_to_string(&path).unwrap())
     }
 

@@ -22,11 +22,13 @@ const STACK_SIZE: usize = 64 << 20;
 ///
 /// `SLOW=1` adds the `.slt_slow` files; `SLT_COMPLETE=1` rewrites the expected answers of the
 /// selected scripts instead of checking them.
-pub fn main() -> ExitCode {
+///
+/// `binary` is the `skep` that clusters of processes are started from.
+pub fn main(binary: &Path) -> ExitCode {
     let mut arguments = Arguments::from_args();
     let core_count = std::thread::available_parallelism().map_or(1, usize::from);
     arguments.test_threads.get_or_insert(core_count.min(MAX_PARALLEL));
-    match trials(&workspace::root().join("sql-tests")) {
+    match trials(&workspace::root().join("sql-tests"), binary) {
         Ok(trials) => libtest_mimic::run(&arguments, trials).exit_code(),
         Err(error) => {
             let failure = Trial::test("sql-tests", move || Err(Failed::from(format!("{error:#}"))));
@@ -39,7 +41,7 @@ fn is_on(variable: &str) -> bool {
     std::env::var_os(variable).is_some_and(|value| value == "1")
 }
 
-fn trials(root: &Path) -> Result<Vec<Trial>> {
+fn trials(root: &Path, binary: &Path) -> Result<Vec<Trial>> {
     // Scripts name files of the repository by relative paths.
     std::env::set_current_dir(workspace::root())?;
     let run = if is_on("SLT_COMPLETE") { Run::Complete } else { Run::Check };
@@ -55,18 +57,25 @@ fn trials(root: &Path) -> Result<Vec<Trial>> {
         let text = std::fs::read_to_string(&path)?;
         // A bad header is a failing trial, so that it is seen and the others run.
         let modes = Header::parse(&text).map_or(vec![Mode::Embedded], |header| header.modes);
-        for mode in Mode::AVAILABLE.into_iter().filter(|mode| modes.contains(mode)) {
-            let (path, runtime) = (path.clone(), Arc::clone(&runtime));
-            let trial = move || run_trial(&runtime, path, mode, run);
+        for mode in Mode::ALL.into_iter().filter(|mode| modes.contains(mode)) {
+            let (path, binary) = (path.clone(), binary.to_owned());
+            let runtime = Arc::clone(&runtime);
+            let trial = move || run_trial(&runtime, path, mode, run, binary);
             trials.push(Trial::test(format!("{mode}::{name}"), trial));
         }
     }
     Ok(trials)
 }
 
-fn run_trial(runtime: &Arc<Runtime>, path: PathBuf, mode: Mode, run: Run) -> Result<(), Failed> {
+fn run_trial(
+    runtime: &Arc<Runtime>,
+    path: PathBuf,
+    mode: Mode,
+    run: Run,
+    binary: PathBuf,
+) -> Result<(), Failed> {
     let runtime = Arc::clone(runtime);
-    let body = move || runtime.block_on(run_script(&path, mode, run));
+    let body = move || runtime.block_on(run_script(&path, mode, run, Some(&binary)));
     let thread = std::thread::Builder::new().stack_size(STACK_SIZE).spawn(body)?;
     match thread.join() {
         Ok(result) => result.map_err(|error| Failed::from(format!("{error:#}"))),

@@ -2,19 +2,20 @@
 
 mod shape;
 mod tpch;
-mod traps;
+pub(crate) mod traps;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::util::display::array_value_to_string;
 
 use std::collections::HashMap;
 
-use super::local_run::{LocalRun, Tasks};
+pub(crate) use super::local_run::LocalRun;
+use super::local_run::Tasks;
 use super::{StagePlan, stage::Place};
 use crate::exchange::plan::{ExchangePart, Output};
 
 /// Returns each row as text.
-fn rows(batches: &[RecordBatch]) -> Vec<String> {
+pub(crate) fn rows(batches: &[RecordBatch]) -> Vec<String> {
     let row = |batch: &RecordBatch, idx| {
         let cells =
             batch.columns().iter().map(|column| array_value_to_string(column, idx).unwrap());
@@ -25,13 +26,13 @@ fn rows(batches: &[RecordBatch]) -> Vec<String> {
 
 /// How much of the order of an answer counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
+pub(crate) enum Order {
     Kept,
     Any,
 }
 
 /// Asserts that stages, run apart and joined again, answer as one process does.
-async fn assert_same(run: &mut LocalRun, query: &str, order: Order) {
+pub(crate) async fn assert_same(run: &mut LocalRun, query: &str, order: Order) {
     let ordered = |batches: Vec<RecordBatch>| {
         let mut rows = rows(&batches);
         if order == Order::Any {
@@ -41,7 +42,7 @@ async fn assert_same(run: &mut LocalRun, query: &str, order: Order) {
     };
     let whole = ordered(run.answer_whole(query).await.unwrap());
     let text = super::explain(&run.stages(query).await);
-    for tasks in [Tasks::AsPlanned, Tasks::Narrowed] {
+    for tasks in [Tasks::AsPlanned, Tasks::Narrowed, Tasks::Decoded] {
         run.tasks = tasks;
         let stages = run.answer_in_stages(query).await;
         let stages = stages.unwrap_or_else(|error| panic!("{tasks:?}: {query}\n{error}\n{text}"));

@@ -6,7 +6,7 @@ use super::{LocalRun, Order, assert_same};
 
 /// How joins are made.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Joins {
+pub(crate) enum Joins {
     Collected,
     Partitioned,
 }
@@ -15,7 +15,7 @@ pub(super) enum Joins {
 ///
 /// `l` and `r` share some keys and hold NULLs; `s` has no NULL; `big` has 900 rows; `none` has no
 /// rows and `one` has one.
-pub(super) async fn tables(target_partitions: usize, joins: Joins) -> (LocalRun, TempDir) {
+pub(crate) async fn tables(target_partitions: usize, joins: Joins) -> (LocalRun, TempDir) {
     let run = LocalRun::new(target_partitions).await;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().display().to_string();

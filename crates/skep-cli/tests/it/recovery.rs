@@ -1,0 +1,333 @@
+//! Workers that die, stop and come back while a query runs.
+//!
+//! The tables lie on a server that can hold a file back: whoever reads it waits. So each test stops
+//! its query where it wants it, does the damage, sees that it was noticed, and lets the query go on.
+//! Every answer is compared with the embedded engine's.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use skep_client::Client;
+use skep_engine::{Engine, EngineConfig, Session};
+use skep_testkit::cluster::{Signal, signal};
+use skep_testkit::object_server::ObjectServer;
+use skep_testkit::slt::render_rows;
+use tokio::task::JoinHandle;
+
+use crate::cluster::{Cluster, PATIENCE, TaskRow, attempt_counts, rows};
+
+type Rows = Vec<Vec<String>>;
+
+const GROUPED: &str = "SELECT k, count(*), sum(v) FROM facts GROUP BY k";
+const JOINED: &str = "SELECT d.name, count(*), sum(f.v) FROM facts f JOIN dims d ON f.k = d.k \
+                      GROUP BY d.name";
+const PROBED: &str = "SELECT f.v, f.w, d.name FROM facts f JOIN dims d ON f.k = d.k";
+
+/// The tables: `facts` of eight files, `dims` of four.
+fn tables() -> ObjectServer {
+    let server = ObjectServer::start([]).unwrap();
+    for part in 0..8 {
+        let rows = (0..2000).map(|row| {
+            let id = part * 2000 + row;
+            format!("{},{},{}\n", id % 97, id, id % 13)
+        });
+        let text = format!("k,v,w\n{}", rows.collect::<String>());
+        server.put(&format!("bucket/facts/part-{part}.csv"), text.into_bytes());
+    }
+    for part in 0..4 {
+        let rows = (0..25).map(|row| format!("{},name {}\n", part * 25 + row, part * 25 + row));
+        let text = format!("k,name\n{}", rows.collect::<String>());
+        server.put(&format!("bucket/dims/part-{part}.csv"), text.into_bytes());
+    }
+    server
+}
+
+/// What a session says before its query.
+fn preamble(server: &ObjectServer, is_broadcast: bool) -> Vec<String> {
+    let mut statements: Vec<String> =
+        server.s3_settings().split(';').map(|setting| setting.trim().to_owned()).collect();
+    if !is_broadcast {
+        for setting in ["threshold", "threshold_rows"] {
+            let name = format!("datafusion.optimizer.hash_join_single_partition_{setting}");
+            statements.push(format!("SET {name} = 0"));
+        }
+    }
+    for name in ["facts", "dims"] {
+        statements.push(format!(
+            "CREATE TEMPORARY VIEW {name} USING csv \
+             OPTIONS (path 's3://bucket/{name}/', header 'true', inferSchema 'true')"
+        ));
+    }
+    statements
+}
+
+/// Answers in one process.
+async fn embedded_answer(statements: &[String], query: &str) -> Rows {
+    let config = EngineConfig { target_partitions: Some(2), ..EngineConfig::default() };
+    let session: Session = Engine::open(config).await.unwrap().session();
+    for statement in statements {
+        session.execute(statement).await.unwrap().collect().await.unwrap();
+    }
+    let stream = session.execute(query).await.unwrap();
+    let schema = stream.schema();
+    render_rows(&schema, &stream.collect().await.unwrap()).unwrap()
+}
+
+/// A query that stands still at a held file.
+struct Held<'a> {
+    cluster: &'a Cluster,
+    server: &'a ObjectServer,
+    answer: JoinHandle<Result<Rows, skep_client::Error>>,
+    file: String,
+    id: String,
+    expected: Rows,
+}
+
+impl<'a> Held<'a> {
+    /// Starts a query and waits until somebody waits for the file.
+    async fn start(
+        cluster: &'a Cluster,
+        server: &'a ObjectServer,
+        query: &str,
+        is_broadcast: bool,
+        file: &str,
+    ) -> Self {
+        let mark = format!("held at {file}");
+        let query = format!("{query} /* {mark} */");
+        let statements = preamble(server, is_broadcast);
+        let expected = embedded_answer(&statements, &query).await;
+        let client = Client::connect(&cluster.processes.url).await.unwrap();
+        for statement in &statements {
+            rows(&client, statement).await.unwrap();
+        }
+        let file = format!("bucket/{file}");
+        server.hold(&file);
+        let answer = tokio::spawn(async move { rows(&client, &query).await });
+        let id = cluster.query_id(&mark).await;
+        let held = Self { cluster, server, answer, file, id, expected };
+        held.wait_for_readers(1).await;
+        held
+    }
+
+    /// Waits until the file has been asked for so many times.
+    async fn wait_for_readers(&self, count: usize) {
+        let (server, file) = (self.server.clone(), self.file.clone());
+        let waiting =
+            tokio::task::spawn_blocking(move || server.wait_for_requests(&file, count, PATIENCE));
+        let attempts = self.cluster.attempts(&self.id).await;
+        assert!(waiting.await.unwrap(), "not asked for {count} times: {attempts:#?}");
+    }
+
+    /// Returns the attempts that run just now.
+    async fn running(&self) -> Vec<TaskRow> {
+        let mut attempts = self.cluster.attempts(&self.id).await;
+        attempts.retain(|attempt| attempt.state == "running");
+        attempts
+    }
+
+    /// Waits until only one attempt runs: the one that waits for the file.
+    async fn only_running(&self) -> TaskRow {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut running = self.running().await;
+            if running.len() == 1 {
+                return running.remove(0);
+            }
+            assert!(Instant::now() < deadline, "{running:#?}");
+        }
+    }
+
+    fn kill(&self, worker: &str) {
+        signal(self.cluster.worker(worker).pid, Signal::Kill).unwrap();
+    }
+
+    /// Lets the query go on, compares its answer, and returns all its attempts.
+    async fn finish(mut self) -> Vec<TaskRow> {
+        self.server.release(&self.file);
+        let answer = tokio::time::timeout(PATIENCE, self.answer).await.unwrap().unwrap();
+        let mut answer = answer.unwrap();
+        answer.sort_unstable();
+        self.expected.sort_unstable();
+        assert_eq!(answer.len(), self.expected.len());
+        assert!(answer == self.expected, "{answer:#?}\n{:#?}", self.expected);
+        self.cluster.attempts(&self.id).await
+    }
+}
+
+/// Asserts that tasks ran again only if an attempt of theirs was on one of these workers, and that
+/// some did.
+fn only_those_on_ran_again(attempts: &[TaskRow], lost: &[&str]) {
+    let mut ran_again = 0;
+    for ((stage, partition), count) in attempt_counts(attempts) {
+        let was_there = attempts.iter().any(|row| {
+            row.stage == stage && row.partition == partition && lost.contains(&row.worker.as_str())
+        });
+        if count > 1 {
+            ran_again += 1;
+            assert!(was_there, "{stage}.{partition} ran {count} times: {attempts:#?}");
+        }
+    }
+    assert!(ran_again > 0, "nothing ran again: {attempts:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_in_the_first_stage_costs_its_own_work() {
+    let (cluster, server) = (Cluster::start(4, 1, "").await, tables());
+    let held = Held::start(&cluster, &server, GROUPED, false, "facts/part-5.csv").await;
+    let victim = held.only_running().await;
+    held.kill(&victim.worker);
+    held.wait_for_readers(2).await;
+    let again = held.only_running().await;
+    assert_eq!((again.partition, again.attempt), (victim.partition, 1));
+    assert_ne!(again.worker, victim.worker);
+    only_those_on_ran_again(&held.finish().await, &[&victim.worker]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_between_stages_costs_what_is_still_needed_of_it() {
+    let (cluster, server) = (Cluster::start(4, 1, "").await, tables());
+    let held = Held::start(&cluster, &server, JOINED, false, "dims/part-1.csv").await;
+    let reader = held.only_running().await;
+    let attempts = held.cluster.attempts(&held.id).await;
+    let sealed = attempts.iter().find(|row| row.state == "sealed" && row.worker != reader.worker);
+    let victim = sealed.unwrap_or_else(|| panic!("{attempts:#?}")).clone();
+    held.kill(&victim.worker);
+    // Its outputs are made again before anybody asks for them.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let attempts = held.cluster.attempts(&held.id).await;
+        let is_remade = |row: &TaskRow| {
+            (&row.stage, row.partition) == (&victim.stage, victim.partition)
+                && row.attempt == 1
+                && row.state == "sealed"
+        };
+        if attempts.iter().any(is_remade) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{attempts:#?}");
+    }
+    only_those_on_ran_again(&held.finish().await, &[&victim.worker]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_in_the_last_stage_costs_its_own_work() {
+    let (cluster, server) = (Cluster::start(4, 1, "").await, tables());
+    let held = Held::start(&cluster, &server, PROBED, true, "facts/part-6.csv").await;
+    let victim = held.only_running().await;
+    held.kill(&victim.worker);
+    held.wait_for_readers(2).await;
+    only_those_on_ran_again(&held.finish().await, &[&victim.worker]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_while_rows_are_fetched_loses_and_doubles_none() {
+    let (cluster, server) = (Cluster::start(4, 1, "").await, tables());
+    let statements = preamble(&server, false);
+    let query = "SELECT k, v, w FROM facts /* fetched */";
+    let mut expected = embedded_answer(&statements, query).await;
+    let client = Client::connect(&cluster.processes.url).await.unwrap();
+    for statement in &statements {
+        rows(&client, statement).await.unwrap();
+    }
+    server.hold("bucket/facts/part-7.csv");
+    let mut statement = client.execute(query).await.unwrap();
+    let schema = statement.schema();
+    let first = statement.next().await.unwrap().unwrap();
+    assert!(first.num_rows() > 0);
+    let id = cluster.query_id("fetched").await;
+    let running =
+        format!("SELECT worker FROM system.tasks WHERE query = '{id}' AND state = 'running'");
+    let victim = cluster.wait_for(&running, |rows| rows.len() == 1).await.remove(0).remove(0);
+    signal(cluster.worker(&victim).pid, Signal::Kill).unwrap();
+    assert!(server.wait_for_requests("bucket/facts/part-7.csv", 2, PATIENCE));
+    server.release("bucket/facts/part-7.csv");
+    let mut batches = vec![first];
+    while let Some(batch) = statement.next().await {
+        batches.push(batch.unwrap());
+    }
+    let mut answer = render_rows(&schema, &batches).unwrap();
+    answer.sort_unstable();
+    expected.sort_unstable();
+    assert!(answer == expected, "{} rows, not {}", answer.len(), expected.len());
+    only_those_on_ran_again(&cluster.attempts(&id).await, &[&victim]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_worker_is_given_up_and_comes_back_as_another() {
+    let (cluster, server) = (Cluster::start(4, 1, "").await, tables());
+    let held = Held::start(&cluster, &server, GROUPED, false, "facts/part-5.csv").await;
+    let victim = held.only_running().await;
+    let process = held.cluster.worker(&victim.worker).clone();
+    signal(process.pid, Signal::Stop).unwrap();
+    held.wait_for_readers(2).await;
+    let attempts = held.finish().await;
+    only_those_on_ran_again(&attempts, &[&victim.worker]);
+    signal(process.pid, Signal::Continue).unwrap();
+    let lives =
+        format!("SELECT state, incarnation FROM system.workers WHERE pid = {}", process.pid);
+    cluster.wait_for(&lives, |rows| rows.iter().any(|row| row[0] == "live")).await;
+    let answer = rows(&cluster.client, "SELECT count(*) FROM system.workers WHERE state = 'live'");
+    assert_eq!(answer.await.unwrap(), [["4"]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_during_the_recovery_of_another_is_recovered_too() {
+    let (cluster, server) = (Cluster::start(4, 1, "").await, tables());
+    let held = Held::start(&cluster, &server, JOINED, false, "facts/part-3.csv").await;
+    let first = held.only_running().await.worker;
+    held.kill(&first);
+    held.wait_for_readers(2).await;
+    let second = held.only_running().await.worker;
+    assert_ne!(first, second);
+    held.kill(&second);
+    held.wait_for_readers(3).await;
+    only_those_on_ran_again(&held.finish().await, &[&first, &second]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_workers_killed_in_a_row_are_recovered() {
+    let (cluster, server) = (Cluster::start(4, 1, "").await, tables());
+    let held = Held::start(&cluster, &server, JOINED, false, "facts/part-3.csv").await;
+    let reader = held.only_running().await.worker;
+    let attempts = held.cluster.attempts(&held.id).await;
+    let others: BTreeSet<&str> =
+        attempts.iter().map(|row| row.worker.as_str()).filter(|name| *name != reader).collect();
+    let other = others.first().copied().unwrap_or_else(|| panic!("{attempts:#?}")).to_owned();
+    held.kill(&reader);
+    held.kill(&other);
+    held.wait_for_readers(2).await;
+    only_those_on_ran_again(&held.finish().await, &[&reader, &other]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_any_worker_a_query_fails_after_the_bound() {
+    let config = "[scheduler]\nno_worker_timeout = '2s'\n";
+    let (cluster, server) = (Cluster::start(2, 1, config).await, tables());
+    let held = Held::start(&cluster, &server, GROUPED, false, "facts/part-5.csv").await;
+    for worker in &cluster.processes.workers {
+        signal(worker.pid, Signal::Kill).unwrap();
+    }
+    let error = tokio::time::timeout(PATIENCE, held.answer).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(error.message(), "no live worker for 2s");
+    assert!(error.is_retryable());
+    assert!(error.hint().unwrap().contains("skep worker"), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_stops_all_work() {
+    let (cluster, server) = (Cluster::start(3, 1, "").await, tables());
+    let held = Held::start(&cluster, &server, JOINED, false, "facts/part-5.csv").await;
+    held.only_running().await;
+    held.answer.abort();
+    let begin = Instant::now();
+    let ended = format!("SELECT state FROM system.queries WHERE query = '{}'", held.id);
+    cluster.wait_for(&ended, |rows| rows[0][0] == "failed").await;
+    let busy = "SELECT sum(running) FROM system.workers";
+    cluster.wait_for(busy, |rows| rows[0][0] == "0").await;
+    // Heartbeats tell what workers keep, a second apart.
+    let kept = "SELECT sum(stored_bytes), sum(running) FROM system.workers";
+    cluster.wait_for(kept, |rows| rows[0] == ["0", "0"]).await;
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    server.release(&held.file);
+}

@@ -1,0 +1,228 @@
+//! Reads plans and expressions, node by node.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::Schema;
+use datafusion::common::{internal_datafusion_err, internal_err};
+use datafusion::error::Result;
+use datafusion::logical_expr::physical_planning_context::{ScalarSubqueryResults, SubqueryIndex};
+use datafusion::physical_expr::{LexOrdering, PhysicalExpr};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::scalar_subquery::{ScalarSubqueryExec, ScalarSubqueryLink};
+use datafusion::physical_plan::sorts::partitioned_topk::{PartitionedTopKExec, WindowFnKind};
+use datafusion_proto::physical_plan::from_proto::{
+    parse_physical_expr_with_converter, parse_physical_sort_exprs,
+};
+use datafusion_proto::physical_plan::{
+    PhysicalExtensionCodec, PhysicalPlanDecodeContext, PhysicalPlanNodeExt,
+    PhysicalProtoConverterExtension,
+};
+use datafusion_proto::protobuf;
+use datafusion_proto::protobuf::physical_expr_node::ExprType;
+use datafusion_proto::protobuf::physical_plan_node::PhysicalPlanType;
+use prost::Message;
+
+use super::wire::{ExprExtension, ExprKind, PlanExtension, PlanKind, SortExprs, Subqueries, TopK};
+use super::{exchange, scan, window};
+
+/// Reads one stage.
+#[derive(Debug, Default)]
+pub(super) struct Decoder {
+    scopes: RefCell<HashMap<u32, ScalarSubqueryResults>>,
+    /// Filters that operators share: whoever fills one and whoever reads it hold the same.
+    shared: RefCell<HashMap<u64, Arc<dyn PhysicalExpr>>>,
+}
+
+impl Decoder {
+    /// Reads a plan.
+    ///
+    /// # Errors
+    /// If the bytes are not a plan of this build.
+    pub(super) fn plan(
+        &self,
+        node: &protobuf::PhysicalPlanNode,
+        ctx: &PhysicalPlanDecodeContext<'_>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let Some(PhysicalPlanType::Extension(extension)) = &node.physical_plan_type else {
+            return node.try_into_physical_plan_with_context(ctx, self);
+        };
+        let PlanExtension { kind: Some(kind) } = read(&extension.node)? else {
+            return internal_err!("an operator of no kind");
+        };
+        let inputs = || extension.inputs.iter().map(|input| self.plan(input, ctx));
+        let input = || {
+            let mut inputs = inputs();
+            match (inputs.next(), inputs.next()) {
+                (Some(input), None) => input,
+                _ => internal_err!("the operator has one input"),
+            }
+        };
+        match kind {
+            PlanKind::Exchange(wire) => exchange::decode(&wire, self, ctx),
+            PlanKind::Subqueries(wire) => {
+                let results = self.results_of(&wire);
+                self.scopes.borrow_mut().insert(wire.scope, results.clone());
+                self.subqueries(&wire, results, inputs().collect::<Result<Vec<_>>>()?)
+            }
+            PlanKind::Windows(wire) => window::decode(&wire, &input()?),
+            PlanKind::Scan(wire) => scan::decode_files(&wire, &input()?),
+            PlanKind::Series(wire) => scan::decode_series(&wire, &input()?, self, ctx),
+            PlanKind::TopK(wire) => self.top_k(&wire, input()?, ctx),
+            PlanKind::Segment(bytes) => self.plan(&read(&bytes)?, ctx),
+        }
+    }
+
+    /// Reads an expression over a schema.
+    ///
+    /// # Errors
+    /// If the bytes are not an expression of this build.
+    pub(super) fn expr(
+        &self,
+        node: &protobuf::PhysicalExprNode,
+        schema: &Schema,
+        ctx: &PhysicalPlanDecodeContext<'_>,
+    ) -> Result<Arc<dyn PhysicalExpr>> {
+        let Some(ExprType::Extension(extension)) = &node.expr_type else {
+            let expr = parse_physical_expr_with_converter(node, schema, ctx, self)?;
+            return self.as_shared(node.expr_id, expr);
+        };
+        match read::<ExprExtension>(&extension.expr)?.kind {
+            Some(ExprKind::Segment(bytes)) => self.expr(&read(&bytes)?, schema, ctx),
+            Some(ExprKind::Subquery(subquery)) => {
+                let results = self.scopes.borrow().get(&subquery.scope).cloned();
+                let (Some(results), Some(node)) = (results, subquery.expr) else {
+                    return internal_err!("a scalar subquery without its operator");
+                };
+                let scoped = ctx.with_scalar_subquery_results(results);
+                parse_physical_expr_with_converter(&node, schema, &scoped, self)
+            }
+            None => internal_err!("an expression of no kind"),
+        }
+    }
+
+    /// Reads an order over a schema.
+    ///
+    /// # Errors
+    /// If the bytes are not an order of this build.
+    pub(super) fn order(
+        &self,
+        wire: &SortExprs,
+        schema: &Schema,
+        ctx: &PhysicalPlanDecodeContext<'_>,
+    ) -> Result<LexOrdering> {
+        let exprs = parse_physical_sort_exprs(&wire.exprs, ctx, schema, self)?;
+        LexOrdering::new(exprs).ok_or_else(|| internal_datafusion_err!("an order by nothing"))
+    }
+
+    /// Returns the one of all expressions with this identity, over the columns of this use.
+    fn as_shared(
+        &self,
+        id: Option<u64>,
+        expr: Arc<dyn PhysicalExpr>,
+    ) -> Result<Arc<dyn PhysicalExpr>> {
+        let Some(id) = id else { return Ok(expr) };
+        let known = self.shared.borrow().get(&id).cloned();
+        match known {
+            // Keeps what is inside, for other columns.
+            Some(known) => known.with_new_children(expr.children().into_iter().cloned().collect()),
+            None => {
+                self.shared.borrow_mut().insert(id, Arc::clone(&expr));
+                Ok(expr)
+            }
+        }
+    }
+
+    fn results_of(&self, wire: &Subqueries) -> ScalarSubqueryResults {
+        if let Some(known) = self.scopes.borrow().get(&wire.scope) {
+            return known.clone();
+        }
+        let count = wire.places.iter().map(|place| usize::try_from(*place).unwrap_or(0) + 1).max();
+        ScalarSubqueryResults::new(count.unwrap_or(0))
+    }
+
+    fn subqueries(
+        &self,
+        wire: &Subqueries,
+        results: ScalarSubqueryResults,
+        mut inputs: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        if inputs.len() != wire.places.len() + 1 {
+            return internal_err!("{} inputs, {} subqueries", inputs.len(), wire.places.len());
+        }
+        let input = inputs.remove(0);
+        let links = wire.places.iter().zip(inputs).map(|(place, plan)| {
+            let place = usize::try_from(*place).unwrap_or(usize::MAX);
+            ScalarSubqueryLink { plan, index: SubqueryIndex::new(place) }
+        });
+        Ok(Arc::new(ScalarSubqueryExec::new(input, links.collect(), results)))
+    }
+
+    fn top_k(
+        &self,
+        wire: &TopK,
+        input: Arc<dyn ExecutionPlan>,
+        ctx: &PhysicalPlanDecodeContext<'_>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let Some(order) = &wire.order else { return internal_err!("a top k by nothing") };
+        let order = self.order(order, input.schema().as_ref(), ctx)?;
+        let (prefix_len, fetch) = (narrow(wire.prefix_len)?, narrow(wire.fetch)?);
+        let kind = match wire.keeps_ties {
+            true => WindowFnKind::Rank,
+            false => WindowFnKind::RowNumber,
+        };
+        Ok(Arc::new(PartitionedTopKExec::try_new(input, order, prefix_len, fetch, kind)?))
+    }
+}
+
+impl PhysicalProtoConverterExtension for Decoder {
+    fn proto_to_execution_plan(
+        &self,
+        proto: &protobuf::PhysicalPlanNode,
+        ctx: &PhysicalPlanDecodeContext<'_>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.plan(proto, ctx)
+    }
+
+    fn execution_plan_to_proto(
+        &self,
+        _plan: &Arc<dyn ExecutionPlan>,
+        _codec: &dyn PhysicalExtensionCodec,
+    ) -> Result<protobuf::PhysicalPlanNode> {
+        internal_err!("a decoder does not encode")
+    }
+
+    fn proto_to_physical_expr(
+        &self,
+        proto: &protobuf::PhysicalExprNode,
+        schema: &Schema,
+        ctx: &PhysicalPlanDecodeContext<'_>,
+    ) -> Result<Arc<dyn PhysicalExpr>> {
+        self.expr(proto, schema, ctx)
+    }
+
+    fn physical_expr_to_proto(
+        &self,
+        _expr: &Arc<dyn PhysicalExpr>,
+        _codec: &dyn PhysicalExtensionCodec,
+    ) -> Result<protobuf::PhysicalExprNode> {
+        internal_err!("a decoder does not encode")
+    }
+}
+
+/// Reads a message.
+///
+/// # Errors
+/// If the bytes are none.
+pub(super) fn read<M: Message + Default>(bytes: &[u8]) -> Result<M> {
+    M::decode(bytes).map_err(|error| internal_datafusion_err!("a plan cannot be read: {error}"))
+}
+
+/// Narrows a count from the wire.
+///
+/// # Errors
+/// If this machine cannot count so far.
+pub(super) fn narrow(count: u64) -> Result<usize> {
+    usize::try_from(count).map_err(|_error| internal_datafusion_err!("{count} does not fit"))
+}

@@ -1,0 +1,130 @@
+//! A stage as bytes, and back.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use datafusion::common::{internal_datafusion_err, internal_err, not_impl_err};
+use datafusion::error::Result;
+use datafusion::execution::TaskContext;
+use datafusion::physical_expr::Partitioning;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, displayable};
+use datafusion_proto::physical_plan::PhysicalPlanDecodeContext;
+use prost::Message;
+use skep_engine::TaskSettings;
+
+use super::decoder::{Decoder, narrow, read};
+use super::encoder::{Encoder, NamesOnly, wide};
+use super::exchange::{decode_partitioning, encode_partitioning};
+use super::wire::{OutputKind, Program};
+use crate::exchange::plan::Output;
+use crate::stage_planner::Stage;
+use crate::worker::EncodedStage;
+
+/// A stage for one attempt of one task.
+#[derive(Debug)]
+pub struct DecodedStage {
+    /// What its tasks run.
+    pub plan: Arc<dyn ExecutionPlan>,
+    /// What becomes of the rows. Its expressions share the values of scalar subqueries with the
+    /// plan.
+    pub output: Output,
+    /// How many tasks it has.
+    pub task_count: usize,
+}
+
+/// Writes a stage, with the settings of the session that `context` belongs to.
+///
+/// The bytes hold the session's secrets. They were read again and compared: any process of this
+/// build makes the same plan of them.
+///
+/// # Errors
+/// If a part of the stage cannot travel; the text says which.
+pub fn encode_stage(stage: &Stage, context: &TaskContext) -> Result<EncodedStage> {
+    let program = write(&stage.plan, &stage.output, stage.task_count)?;
+    let decoded = decode_stage(&program, context)?;
+    if let Some(difference) = difference(stage, &decoded) {
+        return not_impl_err!("stage {} does not travel: {difference}", stage.id);
+    }
+    let settings = TaskSettings::of(context).to_bytes()?;
+    Ok(EncodedStage { program, settings: settings.into() })
+}
+
+/// Reads a stage for one attempt, in a context of [`TaskSettings::task_context`].
+///
+/// # Errors
+/// If the bytes were not written by [`encode_stage`] of the same build, or name an object store
+/// that cannot be reached from here.
+pub fn decode_stage(program: &[u8], context: &TaskContext) -> Result<DecodedStage> {
+    let program: Program = read(program)?;
+    let (decoder, codec) = (Decoder::default(), NamesOnly);
+    let ctx = PhysicalPlanDecodeContext::new(context, &codec);
+    let plan = program.plan.as_ref().ok_or_else(|| internal_datafusion_err!("no plan"))?;
+    let plan = decoder.plan(plan, &ctx)?;
+    let output = match program.output() {
+        OutputKind::Split => {
+            let wire = program.partitioning.as_ref();
+            match decode_partitioning(wire, plan.schema().as_ref(), &decoder, &ctx)? {
+                Partitioning::Hash(exprs, partitions) => Output::Hash { exprs, partitions },
+                Partitioning::RoundRobinBatch(partitions) => Output::RoundRobin { partitions },
+                Partitioning::Range(range) => Output::Range(range),
+                other => return internal_err!("an output by {other}"),
+            }
+        }
+        OutputKind::Gather => Output::Gather,
+        OutputKind::Merge => Output::Merge,
+        OutputKind::Broadcast => Output::Broadcast,
+        OutputKind::Forward => Output::Forward,
+        OutputKind::Result => Output::Result,
+    };
+    Ok(DecodedStage { plan, output, task_count: narrow(program.task_count)? })
+}
+
+/// Writes what [`decode_stage`] reads.
+///
+/// # Errors
+/// If a part cannot travel.
+pub(crate) fn write(
+    plan: &Arc<dyn ExecutionPlan>,
+    output: &Output,
+    task_count: usize,
+) -> Result<Bytes> {
+    let encoder = Encoder::default();
+    let plan = encoder.plan(plan)?;
+    let partitioning = output.partitioning();
+    let partitioning = partitioning.map(|it| encode_partitioning(&it, &encoder)).transpose()?;
+    encoder.finish()?;
+    let output = match output {
+        Output::Hash { .. } | Output::RoundRobin { .. } | Output::Range(_) => OutputKind::Split,
+        Output::Gather => OutputKind::Gather,
+        Output::Merge => OutputKind::Merge,
+        Output::Broadcast => OutputKind::Broadcast,
+        Output::Forward => OutputKind::Forward,
+        Output::Result => OutputKind::Result,
+    };
+    let task_count = wide(task_count);
+    let program = Program { plan: Some(plan), output: output.into(), partitioning, task_count };
+    Ok(program.encode_to_vec().into())
+}
+
+/// Says what a stage lost on its way, if anything.
+fn difference(stage: &Stage, decoded: &DecodedStage) -> Option<String> {
+    let partitions = decoded.plan.output_partitioning().partition_count();
+    if partitions != stage.task_count || decoded.task_count != stage.task_count {
+        return Some(format!("it has {partitions} tasks, not {}", stage.task_count));
+    }
+    if decoded.plan.schema() != stage.plan.schema() {
+        return Some(format!("{} is not {}", decoded.plan.schema(), stage.plan.schema()));
+    }
+    if decoded.output.to_string() != stage.output.to_string() {
+        return Some(format!("{} is not {}", decoded.output, stage.output));
+    }
+    let shown = |plan: &Arc<dyn ExecutionPlan>| {
+        displayable(plan.as_ref()).set_show_schema(true).indent(true).to_string()
+    };
+    let (before, after) = (shown(&stage.plan), shown(&decoded.plan));
+    let mut lines = before.lines().zip(after.lines());
+    match lines.find(|(before, after)| before != after) {
+        Some((before, after)) => Some(format!("{} is not {}", after.trim(), before.trim())),
+        None => (before.len() != after.len()).then(|| "operators are missing".to_owned()),
+    }
+}

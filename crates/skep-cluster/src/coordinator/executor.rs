@@ -1,0 +1,233 @@
+//! The engine's executor over the cluster.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::memory::DataSourceExec;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::error::DataFusionError;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::analyze::AnalyzeExec;
+use datafusion::physical_plan::joins::{CrossJoinExec, NestedLoopJoinExec};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{ExecutionPlan, displayable};
+use skep_engine::{Error, LocalExecutor, QueryExecutor, QueryText, Result};
+use tokio::sync::mpsc;
+use tracing::info;
+
+use super::Shared;
+use super::analyze::Analysis;
+use super::driver::{Request, Submission, TaskOperators};
+use super::graph::{place, query_graph};
+use super::result::ResultReader;
+use crate::codec;
+use crate::ids::QueryId;
+use crate::scheduler::{QuerySettings, StagePlace};
+use crate::stage_planner::{self, StageOptions, StagePlan, StagePlanner};
+use crate::worker::StageProgram;
+
+/// Runs plans on the workers of a coordinator.
+#[derive(Debug)]
+pub struct ClusterExecutor {
+    shared: Arc<Shared>,
+}
+
+/// Where a query runs.
+enum Route {
+    /// In this process, for this reason.
+    Here(String),
+    /// On the cluster.
+    Cluster { stages: StagePlan, programs: Vec<StageProgram> },
+}
+
+impl ClusterExecutor {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    fn route(&self, plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) -> Result<Route> {
+        let options = StageOptions {
+            target_partitions: context.session_config().target_partitions(),
+            min_scan_bytes_per_task: self.shared.options.min_scan_bytes_per_task,
+        };
+        let stages = StagePlanner::new(options).plan(plan)?;
+        let last = stages.stages.len().saturating_sub(1);
+        let places: Vec<_> = stages
+            .stages
+            .iter()
+            .enumerate()
+            .map(|(index, stage)| place(stage, index == last))
+            .collect();
+        if !places.contains(&StagePlace::Workers) {
+            return Ok(Route::Here("nothing in it is for workers".to_owned()));
+        }
+        let bound = self.shared.options.small_query_bytes;
+        if work(plan).is_some_and(|bytes| bytes <= bound) {
+            return Ok(Route::Here(format!("reads no more than {bound} bytes of files")));
+        }
+        let mut programs = Vec::with_capacity(stages.stages.len());
+        for (stage, place) in stages.stages.iter().zip(places) {
+            programs.push(match place {
+                StagePlace::Coordinator => StageProgram::Live {
+                    stage: Arc::new(stage.clone()),
+                    context: Arc::clone(context),
+                },
+                StagePlace::Workers => match codec::encode_stage(stage, context) {
+                    Ok(encoded) => StageProgram::Encoded(encoded),
+                    Err(error) => {
+                        let why = format!("stage {} cannot travel: {error}", stage.id);
+                        return Ok(Route::Here(why));
+                    }
+                },
+            });
+        }
+        Ok(Route::Cluster { stages, programs })
+    }
+
+    async fn submit(
+        &self,
+        stages: &StagePlan,
+        programs: Vec<StageProgram>,
+        context: &Arc<TaskContext>,
+        keeps_operators: bool,
+    ) -> Result<ResultReader> {
+        let shared = &self.shared;
+        let query = shared.next_query();
+        let graph = query_graph(stages).map_err(DataFusionError::from)?;
+        let result = stages.stages.last().ok_or_else(|| internal("a query without a stage"))?;
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "as many notices as there are attempts of result tasks, and the driver never waits"
+        )]
+        let (notices, inbox) = mpsc::unbounded_channel();
+        let text = context.session_config().get_extension::<QueryText>();
+        let submission = Submission {
+            query,
+            graph,
+            settings: QuerySettings::default(),
+            programs,
+            text: text.map(|text| Arc::clone(&text.0)),
+            keeps_operators,
+            notices,
+        };
+        let fetcher = shared.fetcher.for_task(context.memory_pool());
+        let shape = (result.plan.schema(), result.task_count);
+        let is_repeatable = result.inputs.is_empty() && !is_volatile(&result.plan);
+        let of = (Arc::clone(shared), query);
+        let reader = ResultReader::new(of, shape, is_repeatable, inbox, fetcher);
+        let sent = shared.requests.send(Request::Submit(Box::new(submission))).await;
+        sent.map_err(|_ended| Error::Cancelled)?;
+        Ok(reader)
+    }
+}
+
+impl ClusterExecutor {
+    /// Runs a query for the figures of its operators alone.
+    async fn analyze(
+        &self,
+        schema: SchemaRef,
+        stages: &StagePlan,
+        programs: Vec<StageProgram>,
+        context: &Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        let reader = self.submit(stages, programs, context, true).await?;
+        let mut analysis = Analysis::new(stages);
+        for TaskOperators { stage, partition, operators } in reader.drain().await? {
+            analysis.record(stage, partition, &operators);
+        }
+        let (parts, plans): (Vec<_>, Vec<_>) = analysis.sections().into_iter().unzip();
+        let columns: Vec<ArrayRef> =
+            vec![Arc::new(StringArray::from(parts)), Arc::new(StringArray::from(plans))];
+        let batch = RecordBatch::try_new(Arc::clone(&schema), columns);
+        let rows = futures::stream::iter([batch.map_err(DataFusionError::from)]);
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
+    }
+}
+
+fn internal(message: &str) -> Error {
+    Error::Internal { message: message.to_owned(), source: None }
+}
+
+/// Returns the bytes of files that a plan reads, if they say what it costs to run: not if rows come
+/// from elsewhere or are multiplied.
+fn work(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
+    let mut bytes = Some(0_u64);
+    let walked = plan.apply(|node| {
+        let scan = node.downcast_ref::<DataSourceExec>();
+        let files = scan.and_then(|scan| scan.data_source().downcast_ref::<FileScanConfig>());
+        let own = match files {
+            Some(files) => {
+                let files = files.file_groups.iter().flat_map(|group| group.iter());
+                Some(files.map(|file| file.object_meta.size).sum())
+            }
+            None if node.children().is_empty() => None,
+            None => (!node.is::<CrossJoinExec>() && !node.is::<NestedLoopJoinExec>()).then_some(0),
+        };
+        bytes = bytes.zip(own).map(|(bytes, own): (u64, u64)| bytes.saturating_add(own));
+        Ok(TreeNodeRecursion::Continue)
+    });
+    walked.ok().and(bytes)
+}
+
+/// Tells whether a plan may give other rows when it runs again.
+fn is_volatile(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let mut is_volatile = false;
+    let walked = plan.apply(|node| {
+        node.apply_expressions(&mut |expr| {
+            is_volatile |= datafusion::physical_expr_common::physical_expr::is_volatile(expr);
+            Ok(TreeNodeRecursion::Continue)
+        })
+    });
+    is_volatile || walked.is_err()
+}
+
+#[async_trait]
+impl QueryExecutor for ClusterExecutor {
+    async fn execute(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        if let Some(analyze) = plan.downcast_ref::<AnalyzeExec>() {
+            let route = self.route(analyze.input(), &context)?;
+            if let Route::Cluster { stages, programs } = route {
+                return self.analyze(plan.schema(), &stages, programs, &context).await;
+            }
+            return LocalExecutor.execute(plan, context).await;
+        }
+        match self.route(&plan, &context)? {
+            Route::Here(why) => {
+                info!(why, "a query runs on the coordinator");
+                LocalExecutor.execute(plan, context).await
+            }
+            Route::Cluster { stages, programs } => {
+                let reader = self.submit(&stages, programs, &context, false).await?;
+                Ok(reader.into_stream())
+            }
+        }
+    }
+
+    async fn explain(
+        &self,
+        plan: &Arc<dyn ExecutionPlan>,
+        context: &Arc<TaskContext>,
+    ) -> Result<Vec<(String, String)>> {
+        let text =
+            |plan: &Arc<dyn ExecutionPlan>| displayable(plan.as_ref()).indent(false).to_string();
+        Ok(match self.route(plan, context)? {
+            Route::Here(why) => vec![(format!("on the coordinator: {why}"), text(plan))],
+            Route::Cluster { stages, .. } => {
+                let stages = stages.stages.iter();
+                stages.map(|stage| (stage_planner::headline(stage), text(&stage.plan))).collect()
+            }
+        })
+    }
+
+    fn target_partitions(&self) -> Option<usize> {
+        let slots = self.shared.snapshot.borrow().slot_count();
+        Some(slots.max(1))
+    }
+}

@@ -1,0 +1,106 @@
+//! What the workers' control streams say, on its way to the driver.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::oneshot;
+use tracing::debug;
+
+use super::Shared;
+use super::driver::Request;
+use crate::control::{JoinRequest, Joined, Members, Refusal};
+use crate::membership::{WorkerLife, WorkerLoad};
+use crate::scheduler::{Event, Site};
+use crate::worker::TaskReport;
+
+/// The workers of a coordinator.
+#[derive(Debug)]
+pub struct DriverMembers {
+    shared: Arc<Shared>,
+}
+
+impl DriverMembers {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Hands a request over; waits while the driver is behind, which holds the worker's stream back.
+    async fn ask(&self, request: Request) {
+        if self.shared.requests.send(request).await.is_err() {
+            debug!("the coordinator has ended");
+        }
+    }
+
+    fn check(&self, request: &JoinRequest) -> Result<(), Refusal> {
+        let version = env!("CARGO_PKG_VERSION");
+        if request.version != version {
+            return Err(Refusal {
+                message: format!(
+                    "the worker is of version {}, the coordinator of {version}: \
+                     both must be the same build",
+                    request.version
+                ),
+                may_register_anew: false,
+            });
+        }
+        let expected = self.shared.options.token.as_deref().unwrap_or_default();
+        if !is_same_secret(expected.as_bytes(), request.token.as_bytes()) {
+            return Err(Refusal {
+                message: "the worker does not know the cluster's token".to_owned(),
+                may_register_anew: false,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Compares in a time that says nothing about where two secrets differ.
+fn is_same_secret(left: &[u8], right: &[u8]) -> bool {
+    let difference = left.iter().zip(right).fold(0, |sum, (left, right)| sum | (left ^ right));
+    left.len() == right.len() && difference == 0
+}
+
+#[async_trait]
+impl Members for DriverMembers {
+    async fn join(&self, request: JoinRequest) -> Result<Joined, Refusal> {
+        self.check(&request)?;
+        let ended = || Refusal {
+            message: "the coordinator is shutting down".to_owned(),
+            may_register_anew: true,
+        };
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Join { request: Box::new(request), reply };
+        self.shared.requests.send(request).await.map_err(|_ended| ended())?;
+        answer.await.map_err(|_ended| ended())?
+    }
+
+    async fn report(&self, life: WorkerLife, reports: Vec<TaskReport>) {
+        self.ask(Request::Reports { site: Site::Worker(life), reports }).await;
+    }
+
+    async fn heartbeat(&self, life: WorkerLife, load: WorkerLoad) {
+        self.ask(Request::Event(Event::Heartbeat { life, load })).await;
+    }
+
+    async fn disconnected(&self, life: WorkerLife, connection: u64) {
+        self.ask(Request::Disconnected { life, connection }).await;
+    }
+
+    async fn left(&self, life: WorkerLife) {
+        self.ask(Request::Event(Event::WorkerLeft { life })).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_compared_whole() {
+        assert!(is_same_secret(b"", b""));
+        assert!(is_same_secret(b"abc", b"abc"));
+        assert!(!is_same_secret(b"abc", b"abd"));
+        assert!(!is_same_secret(b"abc", b"ab"));
+        assert!(!is_same_secret(b"", b"a"));
+    }
+}

@@ -1,0 +1,43 @@
+//! The bounds and choices of a coordinator.
+
+use std::time::Duration;
+
+use crate::scheduler::SchedulerConfig;
+
+/// Bounds and choices of a [`Coordinator`](super::Coordinator).
+#[derive(Debug, Clone)]
+pub struct CoordinatorOptions {
+    /// The scheduler's.
+    pub scheduler: SchedulerConfig,
+    /// Where workers fetch what the coordinator's own tasks made: HOST:PORT.
+    pub data_address: String,
+    /// The secret that workers must know; `None` lets everybody in.
+    pub token: Option<String>,
+    /// How many requests may wait for the driver.
+    pub request_queue_length: usize,
+    /// How many commands may wait for one worker; one that is slower than this is cut off.
+    pub command_queue_length: usize,
+    /// How often the driver looks at the time at least. Less than half of the heartbeat bound, or
+    /// the coordinator would think that it slept itself.
+    pub tick: Duration,
+    /// Bytes of files below which a scan is not split further. Units: bytes in the files.
+    pub min_scan_bytes_per_task: u64,
+    /// A query that reads no more than this runs on the coordinator, in one process. Units: bytes in
+    /// the files.
+    pub small_query_bytes: u64,
+}
+
+impl Default for CoordinatorOptions {
+    fn default() -> Self {
+        Self {
+            scheduler: SchedulerConfig::default(),
+            data_address: String::new(),
+            token: None,
+            request_queue_length: 4096,
+            command_queue_length: 4096,
+            tick: Duration::from_millis(500),
+            min_scan_bytes_per_task: 1024 * 1024,
+            small_query_bytes: 256 * 1024,
+        }
+    }
+}

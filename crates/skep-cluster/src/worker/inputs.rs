@@ -1,0 +1,206 @@
+//! Where a task finds what it reads: in the store of its own site, or on another through a stream.
+//!
+//! **Invariant:** a batch of this site's own store is handed over as it lies there.
+//!
+//! **Invariant:** a producer that none of the launch's sources names has no rows; one that is named
+//! and cannot be read is an error which names it, and where it was to be.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::EmptyRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+
+use crate::error::Error;
+use crate::exchange::fetch::{Fetcher, RemoteOutput, TaskFetcher};
+use crate::exchange::plan::{ExchangePart, ExchangeSource};
+use crate::ids::StageId;
+use crate::scheduler::{FetchFault, Site, Source, TaskAttempt};
+use crate::store::{PartitionKey, PartitionStore};
+
+/// Where sites are: HOST:PORT of each.
+pub(super) type Peers = HashMap<Site, String>;
+
+/// An input could not be read. Crosses DataFusion as `External`.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {producer} from {site}: {error}")]
+pub struct InputError {
+    /// Whose output.
+    pub producer: TaskAttempt,
+    /// Where it was to be.
+    pub site: Site,
+    /// Who is to blame.
+    pub fault: FetchFault,
+    /// What happened.
+    #[source]
+    pub error: Error,
+}
+
+impl From<InputError> for DataFusionError {
+    fn from(error: InputError) -> Self {
+        Self::External(Box::new(error))
+    }
+}
+
+/// The sources of one attempt.
+pub(super) struct AttemptInputs {
+    site: Site,
+    store: PartitionStore,
+    peers: Arc<Peers>,
+    /// By stage and partition of the producer.
+    sources: Vec<Source>,
+    /// Of each source, whether its bytes have been counted.
+    is_counted: Vec<AtomicBool>,
+    bytes: AtomicU64,
+    fetcher: Arc<dyn Fetcher>,
+    /// Made when the first output of another site is opened.
+    task_fetcher: OnceLock<Arc<dyn TaskFetcher>>,
+}
+
+impl AttemptInputs {
+    pub(super) fn new(
+        site: Site,
+        store: PartitionStore,
+        peers: Arc<Peers>,
+        mut sources: Vec<Source>,
+        fetcher: Arc<dyn Fetcher>,
+    ) -> Self {
+        sources.sort_unstable_by_key(place);
+        let is_counted = sources.iter().map(|_source| AtomicBool::new(false)).collect();
+        Self {
+            site,
+            store,
+            peers,
+            sources,
+            is_counted,
+            bytes: AtomicU64::new(0),
+            fetcher,
+            task_fetcher: OnceLock::new(),
+        }
+    }
+
+    /// Returns the bytes of what was opened: exact for this site's own, as the launch said for
+    /// others'.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    fn local(
+        &self,
+        source: &Source,
+        output: usize,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let (producer, site) = (source.producer, source.site);
+        let key = output_key(producer, output);
+        let reader =
+            self.store.read(&key, 0).map_err(|error| local_error(producer, site, error))?;
+        self.bytes.fetch_add(reader.counts().bytes, Ordering::Relaxed);
+        let batches =
+            reader.map(move |batch| batch.map_err(|error| local_error(producer, site, error)));
+        Ok(batches.boxed())
+    }
+
+    fn remote(
+        &self,
+        idx: usize,
+        output: usize,
+        schema: &SchemaRef,
+        context: &TaskContext,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let Source { producer, site, bytes } = self.sources[idx];
+        let Some(address) = self.peers.get(&site).cloned() else {
+            let error = Error::internal(format!("nobody has said where {site} is"));
+            return Err(InputError { producer, site, fault: FetchFault::Refused, error }.into());
+        };
+        if !self.is_counted[idx].swap(true, Ordering::Relaxed) {
+            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        let fetcher =
+            self.task_fetcher.get_or_init(|| self.fetcher.for_task(context.memory_pool()));
+        let wanted = RemoteOutput { address, producer, output, start_batch: 0 };
+        let batches = fetcher.open(wanted, Arc::clone(schema)).map(move |batch| {
+            batch.map_err(|failure| {
+                let (fault, error) = (failure.fault, failure.error);
+                InputError { producer, site, fault, error }.into()
+            })
+        });
+        Ok(batches.boxed())
+    }
+}
+
+/// What happened in this site's own store: a lost partition is made again, anything else is told
+/// as it is.
+fn local_error(producer: TaskAttempt, site: Site, error: Error) -> DataFusionError {
+    match error {
+        Error::PartitionNotFound { .. }
+        | Error::PartitionDamaged { .. }
+        | Error::PartitionReleased { .. } => {
+            InputError { producer, site, fault: FetchFault::Missing, error }.into()
+        }
+        other => other.into(),
+    }
+}
+
+fn place(source: &Source) -> (StageId, usize) {
+    (source.producer.task.stage, source.producer.task.partition)
+}
+
+/// Returns the name of an output of an attempt in the store of its site.
+pub(super) fn output_key(attempt: TaskAttempt, output: usize) -> PartitionKey {
+    PartitionKey::Exchange {
+        query: attempt.task.query,
+        stage: attempt.task.stage,
+        producer: attempt.task.partition,
+        attempt: attempt.attempt,
+        partition: output,
+    }
+}
+
+impl ExchangeSource for AttemptInputs {
+    fn open(
+        &self,
+        part: ExchangePart,
+        schema: SchemaRef,
+        context: &TaskContext,
+    ) -> Result<SendableRecordBatchStream> {
+        let ExchangePart { producer, tasks, output } = part;
+        let first = self.sources.partition_point(|at| place(at) < (producer, tasks.start));
+        let end = self.sources.partition_point(|at| place(at) < (producer, tasks.end));
+        let (mut local, mut remote) = (Vec::new(), Vec::new());
+        for idx in first..end {
+            let source = &self.sources[idx];
+            if source.site == self.site {
+                local.push(self.local(source, output)?);
+            } else {
+                remote.push(self.remote(idx, output, &schema, context)?);
+            }
+        }
+        let batches = match (local.len(), remote.len()) {
+            (0, 0) => return Ok(Box::pin(EmptyRecordBatchStream::new(schema))),
+            (1, 0) => local.remove(0),
+            (0, 1) => remote.remove(0),
+            (_, 0) => stream::iter(local).flatten().boxed(),
+            (0, _) => stream::select_all(remote).boxed(),
+            // In turn, so that others begin to send while this site's own is read.
+            _ => stream::select(stream::select_all(remote), stream::iter(local).flatten()).boxed(),
+        };
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)))
+    }
+}
+
+impl fmt::Debug for AttemptInputs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AttemptInputs")
+            .field("site", &self.site)
+            .field("sources", &self.sources.len())
+            .finish_non_exhaustive()
+    }
+}

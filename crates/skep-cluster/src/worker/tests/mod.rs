@@ -1,0 +1,1 @@
+//! Tests of running tasks, on real stores.
