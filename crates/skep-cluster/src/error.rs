@@ -124,6 +124,75 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// Another process could not be reached, or the connection to it broke.
+    #[error("cannot fetch from {address}: {message}")]
+    Unreachable {
+        /// HOST:PORT of the process.
+        address: String,
+        /// What happened.
+        message: String,
+    },
+
+    /// Another process does not know us: the cluster's token is wrong.
+    #[error("{address} refuses this process: {message}")]
+    AccessRefused {
+        /// HOST:PORT of the process.
+        address: String,
+        /// What it said.
+        message: String,
+    },
+
+    /// What came over the network is not what was sent.
+    #[error("what came from {address} is damaged: {message}")]
+    TransferDamaged {
+        /// HOST:PORT of the process.
+        address: String,
+        /// What is wrong with it.
+        message: String,
+    },
+
+    /// An output that came whole is not of the columns that the reader's plan names.
+    #[error("partition \"{partition}\" has other columns than expected: {message}")]
+    ColumnsDiffer {
+        /// The partition.
+        partition: PartitionKey,
+        /// What differs.
+        message: String,
+    },
+
+    /// A row does not fit a message.
+    #[error(
+        "a batch of partition \"{partition}\" needs a message of {bytes} bytes, the limit is {limit}"
+    )]
+    MessageTooLarge {
+        /// The partition.
+        partition: PartitionKey,
+        /// Bytes of the message.
+        bytes: u64,
+        /// The bound in bytes.
+        limit: u64,
+    },
+
+    /// A reader wanted to read too many outputs at a time.
+    #[error("all {limit} places of an exchange stream are in use")]
+    SlotLimit {
+        /// The bound.
+        limit: usize,
+    },
+
+    /// Another process reported an error.
+    #[error("{message}")]
+    Remote {
+        /// HOST:PORT of the process.
+        address: String,
+        /// What kind of failure.
+        code: ErrorCode,
+        /// What it said.
+        message: String,
+        /// What it said about another attempt.
+        is_retryable: bool,
+    },
+
     /// An option has a value that it cannot take.
     #[error("invalid option \"{option}\": {message}")]
     InvalidOption {
@@ -183,7 +252,14 @@ impl Error {
                 _ => ErrorCode::Unavailable,
             },
             Self::CoordinatorRefused { .. } => ErrorCode::PermissionDenied,
-            Self::SchemaMismatch { .. } | Self::MalformedMessage { .. } | Self::Internal { .. } => {
+            Self::Unreachable { .. } | Self::TransferDamaged { .. } => ErrorCode::Unavailable,
+            Self::AccessRefused { .. } => ErrorCode::Unauthenticated,
+            Self::MessageTooLarge { .. } | Self::SlotLimit { .. } => ErrorCode::ResourceExhausted,
+            Self::Remote { code, .. } => *code,
+            Self::SchemaMismatch { .. }
+            | Self::ColumnsDiffer { .. }
+            | Self::MalformedMessage { .. }
+            | Self::Internal { .. } => {
                 ErrorCode::Internal
             }
         }
@@ -194,9 +270,12 @@ impl Error {
     /// Running out of memory or disk is not one of these: the next attempt would run out as well.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::PartitionNotFound { .. } | Self::PartitionDamaged { .. } | Self::Io { .. } => {
-                true
-            }
+            Self::PartitionNotFound { .. }
+            | Self::PartitionDamaged { .. }
+            | Self::Unreachable { .. }
+            | Self::TransferDamaged { .. }
+            | Self::Io { .. } => true,
+            Self::Remote { is_retryable, .. } => *is_retryable,
             Self::PartitionReleased { .. }
             | Self::ResumeBeyondEnd { .. }
             | Self::WriterEnded { .. }
@@ -206,6 +285,10 @@ impl Error {
             | Self::MemoryExhausted { .. }
             | Self::DiskLimit { .. }
             | Self::DiskFull { .. }
+            | Self::AccessRefused { .. }
+            | Self::ColumnsDiffer { .. }
+            | Self::MessageTooLarge { .. }
+            | Self::SlotLimit { .. }
             | Self::InvalidOption { .. }
             | Self::MalformedMessage { .. }
             | Self::CoordinatorRefused { .. }
