@@ -259,9 +259,7 @@ impl Error {
             Self::SchemaMismatch { .. }
             | Self::ColumnsDiffer { .. }
             | Self::MalformedMessage { .. }
-            | Self::Internal { .. } => {
-                ErrorCode::Internal
-            }
+            | Self::Internal { .. } => ErrorCode::Internal,
         }
     }
 

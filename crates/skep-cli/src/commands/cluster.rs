@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use datafusion::common::runtime::JoinSet;
-use skep_server::config::{DEFAULT_HTTP, DEFAULT_LISTEN};
 use tokio::sync::{mpsc, watch};
 
 use super::children::ChildProcess;
@@ -68,13 +67,13 @@ pub(crate) struct ClusterArgs {
     #[arg(long, value_name = "SIZE")]
     memory: Option<Size>,
 
-    /// Where clients connect; port 0 takes a free one
-    #[arg(long, env = "SKEP_LISTEN", value_name = "HOST:PORT", default_value = DEFAULT_LISTEN)]
-    listen: String,
+    /// Where clients connect; port 0 takes a free one [default: 127.0.0.1:50051]
+    #[arg(long, env = "SKEP_LISTEN", value_name = "HOST:PORT")]
+    listen: Option<String>,
 
-    /// Where health is asked for over HTTP
-    #[arg(long, env = "SKEP_HTTP", value_name = "HOST:PORT", default_value = DEFAULT_HTTP)]
-    http: String,
+    /// Where health is asked for over HTTP [default: 127.0.0.1:8080]
+    #[arg(long, env = "SKEP_HTTP", value_name = "HOST:PORT")]
+    http: Option<String>,
 
     /// Keep tables here, so that they survive [default: keep nothing]
     #[arg(long, env = "SKEP_DATA_DIR", value_name = "DIR")]
@@ -114,11 +113,13 @@ enum News {
 
 impl ClusterArgs {
     fn coordinator(&self) -> Vec<OsString> {
-        let mut args: Vec<OsString> =
-            ["coordinator", "--listen", &self.listen, "--http", &self.http]
-                .into_iter()
-                .map(OsString::from)
-                .collect();
+        let mut args: Vec<OsString> = vec!["coordinator".into()];
+        // What is not said here may be said in the file.
+        for (flag, address) in [("--listen", &self.listen), ("--http", &self.http)] {
+            if let Some(address) = address {
+                args.extend([flag.into(), address.into()]);
+            }
+        }
         for (flag, path) in [
             ("--data-dir", &self.data_dir),
             ("--spill-dir", &self.spill_dir),

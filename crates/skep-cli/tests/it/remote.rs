@@ -51,7 +51,7 @@ impl Session {
 
 #[test]
 fn rows_come_as_from_this_process() {
-    let coordinator = Coordinator::start(&[]);
+    let coordinator = Coordinator::start_with_worker(&[]);
     for (statement, format) in [
         ("SELECT 1 AS x, 'zwei' AS y, NULL AS z, DATE '2026-01-02' AS d", "csv"),
         ("SELECT 1 AS a, 2 AS a", "csv"),
@@ -68,7 +68,7 @@ fn rows_come_as_from_this_process() {
 
 #[test]
 fn an_error_has_its_place_and_hint() {
-    let coordinator = Coordinator::start(&[]);
+    let coordinator = Coordinator::start_with_worker(&[]);
     for statement in [
         "SELECT 1;\nSELECT 2,\n  3 + ) FROM t",
         "SELECT * FROM nope",
@@ -89,7 +89,7 @@ fn an_error_has_its_place_and_hint() {
 fn tables_are_the_coordinators() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().to_str().unwrap();
-    let coordinator = Coordinator::start(&["--data-dir", data]);
+    let coordinator = Coordinator::start_with_worker(&["--data-dir", data]);
     let script = "CREATE TABLE t (x BIGINT); INSERT INTO t VALUES (1), (2)";
     assert_eq!(run(&[&coordinator.url, "-c", script]).success(), "");
     let query = "SELECT sum(x) AS s FROM t";
@@ -99,7 +99,7 @@ fn tables_are_the_coordinators() {
 
 #[test]
 fn settings_and_temporary_tables_are_the_connections() {
-    let coordinator = Coordinator::start(&[]);
+    let coordinator = Coordinator::start_with_worker(&[]);
     let (mut first, mut second) =
         (Session::open(&coordinator.url), Session::open(&coordinator.url));
     first.tell("SET datafusion.execution.batch_size = 123");
@@ -122,7 +122,7 @@ fn sessions_have_a_bound_and_are_given_back() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("skep.toml");
     fs::write(&config, "[sessions]\nmax_count = 1\n").unwrap();
-    let coordinator = Coordinator::start(&["--config", config.to_str().unwrap()]);
+    let coordinator = Coordinator::start_with_worker(&["--config", config.to_str().unwrap()]);
     let mut held = Session::open(&coordinator.url);
     assert_eq!(held.ask("SELECT 1 AS x"), "1");
     let refused = run(&[&coordinator.url, "-c", "SELECT 1"]);
@@ -137,7 +137,7 @@ fn sessions_have_a_bound_and_are_given_back() {
 
 #[test]
 fn an_interrupt_cancels_what_runs_there() {
-    let coordinator = Coordinator::start(&[]);
+    let coordinator = Coordinator::start_with_worker(&[]);
     let endless = "SELECT value FROM generate_series(1, 1000000000000)";
     let mut child = skep(&[&coordinator.url, "--format", "csv", "-c", endless]).spawn().unwrap();
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
@@ -175,7 +175,7 @@ fn a_url_of_another_kind_is_a_clear_error() {
         assert_eq!(outcome.code, Some(1), "{url}");
         assert!(outcome.stderr.contains(message), "{url}: {}", outcome.stderr);
     }
-    let coordinator = Coordinator::start(&[]);
+    let coordinator = Coordinator::start_with_worker(&[]);
     let http = coordinator.http.replace("http://", "grpc://");
     let outcome = run(&[&http, "-c", "SELECT 1"]);
     assert!(outcome.stderr.contains(&http), "{}", outcome.stderr);
@@ -184,7 +184,7 @@ fn a_url_of_another_kind_is_a_clear_error() {
 
 #[test]
 fn a_coordinator_that_dies_is_a_clear_error() {
-    let mut coordinator = Coordinator::start(&[]);
+    let mut coordinator = Coordinator::start_with_worker(&[]);
     let mut session = Session::open(&coordinator.url);
     assert_eq!(session.ask("SELECT 1 AS x"), "1");
     coordinator.role.signal(Signal::Kill);
@@ -208,7 +208,7 @@ fn options_of_this_process_mean_nothing_there() {
 
 #[test]
 fn probes_are_answered() {
-    let coordinator = Coordinator::start(&[]);
+    let coordinator = Coordinator::start_with_worker(&[]);
     let address = coordinator.http.strip_prefix("http://").unwrap();
     for (path, part) in [("/healthz", "ok"), ("/readyz", "\"ready\":true")] {
         let mut stream = TcpStream::connect(address).unwrap();

@@ -127,9 +127,29 @@ pub(crate) struct Coordinator {
     pub(crate) role: Role,
     pub(crate) url: String,
     pub(crate) http: String,
+    /// What its queries run on, if anything but itself.
+    _worker: Option<Role>,
 }
 
 impl Coordinator {
+    /// Starts one with a worker.
+    pub(crate) fn start_with_worker(args: &[&str]) -> Self {
+        let coordinator = Self::start(args);
+        let worker = Role::start(&[
+            "worker",
+            "--coordinator",
+            &coordinator.url,
+            "--slots",
+            "2",
+            "--memory",
+            "256MiB",
+            "--exit-with-stdin",
+        ]);
+        let line = worker.line();
+        assert!(line.starts_with("worker "), "{line}");
+        Self { _worker: Some(worker), ..coordinator }
+    }
+
     /// Starts one on free ports.
     pub(crate) fn start(args: &[&str]) -> Self {
         let mut all = vec![
@@ -144,6 +164,6 @@ impl Coordinator {
         let role = Role::start(&all);
         let line = role.line();
         let (url, http) = (word(&line, "grpc://").to_owned(), word(&line, "http://").to_owned());
-        Self { role, url, http }
+        Self { role, url, http, _worker: None }
     }
 }

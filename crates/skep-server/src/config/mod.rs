@@ -5,6 +5,7 @@ mod file;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use skep_cluster::coordinator::CoordinatorOptions;
 use skep_cluster::scheduler::SchedulerConfig;
 use skep_engine::EngineConfig;
 
@@ -77,7 +78,11 @@ pub struct PlannerConfig {
 
 impl Default for PlannerConfig {
     fn default() -> Self {
-        Self { small_query_bytes: 256 << 10, min_scan_bytes_per_task: 1 << 20 }
+        let options = CoordinatorOptions::default();
+        Self {
+            small_query_bytes: options.small_query_bytes,
+            min_scan_bytes_per_task: options.min_scan_bytes_per_task,
+        }
     }
 }
 
