@@ -7,7 +7,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if std::env::var_os("CARGO_FEATURE_GRPC").is_none() {
         return Ok(());
     }
-    let descriptors = protox::compile(["proto/cluster.proto"], ["proto"])?;
+    let descriptors = protox::compile(["proto/cluster.proto", "proto/client.proto"], ["proto"])?;
     tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
     Ok(())
 }

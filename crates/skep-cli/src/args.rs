@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::commands::{cluster, coordinator, worker};
 use crate::render::Format;
 use crate::size::Size;
 use crate::style::ColorChoice;
@@ -16,6 +18,8 @@ Examples:
   skep -f load.sql -f report.sql --data-dir ./warehouse
   generate-sql | skep --format ndjson | jq .
   skep --memory 2GiB --spill-dir /fast/disk -f big.sql
+  skep cluster --workers 4                      start a cluster of processes on this machine
+  skep grpc://127.0.0.1:50051                   open the prompt there
 
 Exit status: 0 all statements ran, 1 one failed, 2 the command line is wrong,
 130 interrupted, 141 whoever read the output went away.";
@@ -25,9 +29,21 @@ Exit status: 0 all statements ran, 1 one failed, 2 the command line is wrong,
 /// Without -c or -f, skep opens a prompt at a terminal, and otherwise runs the statements that come
 /// on its standard input. Results go to standard output, everything else to standard error.
 #[derive(Debug, Parser)]
-#[command(name = "skep", version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(
+    name = "skep",
+    version,
+    after_help = EXAMPLES,
+    max_term_width = 100,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
+    subcommand_value_name = "ROLE",
+    subcommand_help_heading = "Roles"
+)]
 pub(crate) struct Args {
-    /// Where to run the statements [default: in this process; elsewhere is not supported yet]
+    #[command(subcommand)]
+    pub(crate) role: Option<Role>,
+
+    /// Where to run the statements, as grpc://HOST:PORT [default: in this process]
     pub(crate) url: Option<String>,
 
     /// Run these statements (may be repeated and mixed with -f; run in the order given)
@@ -72,6 +88,25 @@ pub(crate) struct Args {
 
     #[arg(skip)]
     scripts: Vec<ScriptArg>,
+
+    #[arg(skip)]
+    local_option: Option<&'static str>,
+}
+
+/// The options that are about the engine in this process.
+const LOCAL_OPTIONS: [(&str, &str); 4] = [
+    ("data_dir", "--data-dir"),
+    ("memory", "--memory"),
+    ("spill_dir", "--spill-dir"),
+    ("partitions", "--partitions"),
+];
+
+/// What this process is, if not a prompt.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Role {
+    Coordinator(coordinator::CoordinatorArgs),
+    Worker(worker::WorkerArgs),
+    Cluster(cluster::ClusterArgs),
 }
 
 /// One `-c` or `-f`.
@@ -98,6 +133,11 @@ impl Args {
         std::mem::take(&mut self.scripts)
     }
 
+    /// Returns an option given on the command line that has no meaning at a URL, if there is one.
+    pub(crate) fn option_of_this_process(&self) -> Option<&'static str> {
+        self.local_option
+    }
+
     fn with_scripts_in_order(mut self, matches: &ArgMatches) -> Self {
         let places = |id| matches.indices_of(id).into_iter().flatten();
         let texts = std::mem::take(&mut self.command).into_iter().map(ScriptArg::Text);
@@ -106,14 +146,28 @@ impl Args {
             places("command").zip(texts).chain(places("file").zip(files)).collect();
         scripts.sort_by_key(|(place, _)| *place);
         self.scripts = scripts.into_iter().map(|(_, script)| script).collect();
+        // What the environment says is for all uses of the program.
+        let said = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
+        self.local_option =
+            LOCAL_OPTIONS.iter().find(|(id, _)| said(id)).map(|(_, option)| *option);
         self
     }
 }
 
-fn partitions(text: &str) -> Result<usize, String> {
+/// Reads a number of partitions.
+pub(crate) fn partitions(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(count @ 1..=65_536) => Ok(count),
         _ => Err("expected a number from 1 to 65536".to_owned()),
+    }
+}
+
+/// Returns a size in bytes; ends the process if the machine does not tell.
+pub(crate) fn memory_limit(size: Size) -> usize {
+    match size.bytes().map(usize::try_from) {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(_too_large)) => usize::MAX,
+        Err(message) => exit_with_usage_error(&format!("--memory: {message}")),
     }
 }
 
@@ -129,6 +183,15 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_role_is_no_url() {
+        let args = Args::try_parse_from(["skep", "cluster", "--workers", "2"]).unwrap();
+        assert!(matches!(args.role, Some(Role::Cluster(_))));
+        let args = Args::try_parse_from(["skep", "grpc://h:1", "-c", "SELECT 1"]).unwrap();
+        assert_eq!((args.role.is_none(), args.url.as_deref()), (true, Some("grpc://h:1")));
+        assert!(Args::try_parse_from(["skep", "-c", "SELECT 1", "cluster"]).is_err());
     }
 
     #[test]

@@ -1,15 +1,24 @@
 //! The seam between the prompt and whatever runs its statements.
 //!
-//! Today that is the engine in this process; a remote coordinator has to offer the same and nothing
+//! That is the engine in this process, or a coordinator somewhere, which offers the same and nothing
 //! more. So the rest of this crate reaches an engine only through [`Connection`].
 
-use futures::future::BoxFuture;
-use skep_engine::{Engine, EngineConfig, QueryStream, Result, Session};
+use futures::future::{self, BoxFuture};
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use skep_client::{Client, ErrorCode, Outcome};
+use skep_engine::{
+    Engine, EngineConfig, Error, Position, QueryStream, Result, Session, StatementKind,
+};
 
 /// Something that runs statements.
 pub(crate) trait Connection: Send + Sync {
     /// Runs one statement. Dropping the future or the stream cancels it.
     fn execute<'a>(&'a self, statement: &'a str) -> BoxFuture<'a, Result<QueryStream>>;
+
+    /// Says that no statement will come any more, as far as anybody wants to hear it.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        future::ready(()).boxed()
+    }
 }
 
 /// The engine in this process.
@@ -31,7 +40,66 @@ impl Connection for EmbeddedConnection {
     }
 }
 
-/// Why a URL cannot be connected to.
+/// A session of a coordinator.
+#[derive(Debug)]
+pub(crate) struct RemoteConnection {
+    client: Client,
+}
+
+impl RemoteConnection {
+    /// Connects, and opens a session there.
+    pub(crate) async fn open(url: &str) -> Result<Self> {
+        match Client::connect(url).await {
+            Ok(client) => Ok(Self { client }),
+            Err(error) => Err(remote_error(error)),
+        }
+    }
+}
+
+impl Connection for RemoteConnection {
+    fn execute<'a>(&'a self, statement: &'a str) -> BoxFuture<'a, Result<QueryStream>> {
+        Box::pin(async move {
+            let statement = self.client.execute(statement).await.map_err(remote_error)?;
+            let kind = match statement.outcome().clone() {
+                Outcome::Query => {
+                    let schema = statement.schema();
+                    let batches = statement.map_err(remote_error).boxed();
+                    return Ok(QueryStream::new(schema, batches));
+                }
+                Outcome::Write { row_count } => StatementKind::Write { row_count },
+                Outcome::Command { tag } => StatementKind::Command { tag },
+            };
+            // What it did is done when all of its answer has come.
+            statement.collect().await.map_err(remote_error)?;
+            Ok(QueryStream::done(kind))
+        })
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            // A session that cannot be closed ends by itself when it was idle for long enough.
+            let _ = self.client.close().await;
+        })
+    }
+}
+
+/// Makes the engine's error of what a coordinator, or the way there, came back with.
+fn remote_error(error: skep_client::Error) -> Error {
+    if error.code() == ErrorCode::Cancelled {
+        return Error::Cancelled;
+    }
+    let position =
+        error.position().map(|place| Position { line: place.line, column: place.column });
+    Error::Remote {
+        code: error.code(),
+        message: error.message().to_owned(),
+        position,
+        hint: error.hint().map(str::to_owned),
+        is_retryable: error.is_retryable(),
+    }
+}
+
+/// Why something is not a URL.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     /// What is wrong.
@@ -40,27 +108,19 @@ pub(crate) struct Refusal {
     pub(crate) hint: String,
 }
 
-/// Refuses to connect to `url`, which is remote, or is no URL at all.
-pub(crate) fn refuse_remote(url: &str) -> Refusal {
+/// Refuses what cannot be the URL of a coordinator and was probably meant as something else.
+pub(crate) fn check_url(url: &str) -> Result<(), Refusal> {
     if url.contains("://") {
-        let message = format!("cannot connect to {}: not supported yet", without_password(url));
-        let hint = "leave the URL out to run statements in this process".to_owned();
-        return Refusal { message, hint };
+        return Ok(());
     }
     let hint = match url.ends_with(".sql") {
         true => format!("to run the file: skep -f {url}"),
+        false if url.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) => {
+            format!("to connect to a coordinator: skep grpc://{url}")
+        }
         false => "to run a statement: skep -c 'SELECT ...'".to_owned(),
     };
-    Refusal { message: format!("\"{url}\" is not a URL"), hint }
-}
-
-/// Returns the URL without what stands between `user:` and `@`, which must not reach a screen.
-fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let authority = rest.split('/').next().unwrap_or(rest);
-    let Some((user, _)) = authority.rsplit_once('@') else { return url.to_owned() };
-    let Some((name, _)) = user.split_once(':') else { return url.to_owned() };
-    format!("{scheme}://{name}:***{}", &rest[user.len()..])
+    Err(Refusal { message: format!("\"{url}\" is not a URL"), hint })
 }
 
 #[cfg(test)]
@@ -68,9 +128,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passwords_are_not_shown() {
-        assert_eq!(without_password("grpc://h:1/a@b"), "grpc://h:1/a@b");
-        assert_eq!(without_password("grpc://me@h:1"), "grpc://me@h:1");
-        assert_eq!(without_password("grpc://me:p@ss@h:1/x"), "grpc://me:***@h:1/x");
+    fn what_is_no_url_is_told_what_it_may_have_meant() {
+        assert_eq!(check_url("grpc://h:1"), Ok(()));
+        for (text, hint) in [
+            ("load.sql", "skep -f load.sql"),
+            ("localhost:50051", "skep grpc://localhost:50051"),
+            ("SELECT", "skep -c"),
+        ] {
+            assert!(check_url(text).unwrap_err().hint.contains(hint), "{text}");
+        }
     }
 }

@@ -26,6 +26,9 @@ const WAITING_BATCHES: usize = 2;
 /// How long a cancelled statement may take to let go before it is left behind.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long the other side may take to hear that this is the end.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Runs statements, one at a time.
 pub(crate) struct Executor {
     runtime: Runtime,
@@ -101,10 +104,12 @@ impl Executor {
         self.interrupts.clear();
     }
 
-    /// Stops without waiting for anything that still runs.
+    /// Stops without waiting for anything that still runs, and hardly for the other side to hear it.
     pub(crate) fn shut_down(self) {
         let Self { runtime, connection, interrupts } = self;
         drop(interrupts);
+        let closed = async { timeout(CLOSE_PATIENCE, connection.close()).await };
+        let _not_heard = runtime.block_on(closed);
         drop(connection);
         runtime.shutdown_background();
     }

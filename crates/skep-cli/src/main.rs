@@ -1,8 +1,8 @@
 //! `skep`: a SQL and DataFrame query engine.
 //!
 //! This crate is what a person meets: the command line, the prompt, results as text, errors with
-//! the place they come from. Statements run behind [`connection::Connection`], in this process or,
-//! later, elsewhere.
+//! the place they come from. Statements run behind [`connection::Connection`], in this process or at
+//! a coordinator. The same binary is the coordinator, the worker, and what starts both.
 //!
 //! **Invariant:** results go to standard output and nothing else does; a statement never runs on
 //! the thread that reads keys and writes rows.
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     let args = args::Args::from_command_line();
     start_log();
     let palette = args.color.palette(&io::stderr());
-    panic::catch_unwind(|| commands::sql::run(args)).unwrap_or_else(|payload| {
+    panic::catch_unwind(|| commands::run(args)).unwrap_or_else(|payload| {
         let message = execution::panic_message(payload.as_ref());
         let message = format!("internal error: {message}");
         let report = report::report_message(&message, None, palette);

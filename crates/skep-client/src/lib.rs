@@ -1,1 +1,30 @@
 //! Talks to a skep coordinator: statements out, record batches in.
+//!
+//! ```no_run
+//! # async fn run() -> skep_client::Result<()> {
+//! use futures::TryStreamExt;
+//!
+//! let client = skep_client::Client::connect("grpc://127.0.0.1:50051").await?;
+//! let mut statement = client.execute("SELECT 1 AS x").await?;
+//! while let Some(batch) = statement.try_next().await? {
+//!     assert_eq!(batch.num_columns(), 1);
+//! }
+//! client.close().await
+//! # }
+//! ```
+//!
+//! A [`Client`] has a session of its own there: settings and temporary tables last as long as it
+//! does. Dropping a [`Statement`] cancels it.
+//!
+//! **Invariant:** an error keeps the code, text, place and hint that it had at the coordinator; what
+//! happens on the way there names the address.
+
+mod address;
+mod client;
+mod error;
+mod statement;
+
+pub use client::Client;
+pub use error::{Error, Position, Result};
+pub use skep_proto::ErrorCode;
+pub use statement::{Outcome, Statement};

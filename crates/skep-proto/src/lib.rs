@@ -20,4 +20,16 @@ pub mod cluster {
     tonic::include_proto!("skep.cluster.v1");
 }
 
+/// What skep adds to Flight SQL, as `proto/client.proto` has it.
+#[cfg(feature = "grpc")]
+#[expect(
+    missing_docs,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "generated; the .proto has the docs"
+)]
+pub mod client {
+    tonic::include_proto!("skep.client.v1");
+}
+
 pub use error_code::ErrorCode;

@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use skep_engine::{EngineConfig, Error};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Runtime;
 
-use crate::args::{Args, ScriptArg, exit_with_usage_error};
-use crate::connection::{EmbeddedConnection, Refusal, refuse_remote};
+use super::runtime;
+use crate::args::{Args, ScriptArg, exit_with_usage_error, memory_limit};
+use crate::connection::{Connection, EmbeddedConnection, Refusal, RemoteConnection, check_url};
 use crate::execution::Executor;
 use crate::interrupt::{EXIT_INTERRUPTED, Interrupts};
 use crate::prompt;
@@ -20,18 +21,16 @@ use crate::style::Palette;
 /// The exit status of a process whose reader went away, as if the signal had ended it.
 const EXIT_OUTPUT_CLOSED: u8 = 141;
 
-/// Plans are deep trees, walked by recursion.
-const WORKER_STACK_BYTES: usize = 64 << 20;
-
 /// Runs what the command line asks for.
 pub(crate) fn run(mut args: Args) -> ExitCode {
     let palette = args.color.palette(&io::stderr());
-    if let Some(url) = &args.url {
-        let Refusal { message, hint } = refuse_remote(url);
+    if let Some(Err(Refusal { message, hint })) = args.url.as_deref().map(check_url) {
         write_error(&report_message(&message, Some(&hint), palette));
         return ExitCode::from(2);
     }
-    let config = engine_config(&args);
+    if let Some(option) = args.url.as_ref().and_then(|_| args.option_of_this_process()) {
+        exit_with_usage_error(&format!("{option} is for statements in this process, not at a URL"));
+    }
     let scripts = match open_scripts(&mut args) {
         Ok(scripts) => scripts,
         Err(message) => return fail(&message, palette),
@@ -44,7 +43,7 @@ pub(crate) fn run(mut args: Args) -> ExitCode {
         write_error("reading statements from the terminal, up to Ctrl-D\n");
     }
     let output = Output::new(&args, interactive);
-    let executor = match open_executor(config) {
+    let executor = match open_executor(&args) {
         Ok(executor) => executor,
         Err(error) => {
             write_error(&report_error(&error, None, palette));
@@ -100,34 +99,27 @@ fn open_scripts(args: &mut Args) -> Result<Vec<Script>, String> {
 }
 
 fn engine_config(args: &Args) -> EngineConfig {
-    let memory_limit = args.memory.map(|size| match size.bytes().map(usize::try_from) {
-        Ok(Ok(bytes)) => bytes,
-        Ok(Err(_too_large)) => usize::MAX,
-        Err(message) => exit_with_usage_error(&format!("--memory: {message}")),
-    });
     EngineConfig {
         data_dir: args.data_dir.clone(),
-        memory_limit,
+        memory_limit: args.memory.map(memory_limit),
         spill_dir: args.spill_dir.clone(),
         target_partitions: args.partitions,
         ..EngineConfig::default()
     }
 }
 
-fn open_executor(config: EngineConfig) -> Result<Executor, Error> {
+fn open_executor(args: &Args) -> Result<Executor, Error> {
     let failed = |what: &str, source: io::Error| Error::Internal {
         message: format!("cannot {what}: {source}"),
         source: None,
     };
-    let runtime = Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("skep")
-        .thread_stack_size(WORKER_STACK_BYTES)
-        .build()
-        .map_err(|error| failed("start threads", error))?;
+    let runtime = runtime().map_err(|error| failed("start threads", error))?;
     let interrupts = listen(&runtime).map_err(|error| failed("listen for Ctrl-C", error))?;
-    let connection = runtime.block_on(EmbeddedConnection::open(config))?;
-    Ok(Executor::new(runtime, Arc::new(connection), interrupts))
+    let connection: Arc<dyn Connection> = match &args.url {
+        Some(url) => Arc::new(runtime.block_on(RemoteConnection::open(url))?),
+        None => Arc::new(runtime.block_on(EmbeddedConnection::open(engine_config(args)))?),
+    };
+    Ok(Executor::new(runtime, connection, interrupts))
 }
 
 fn listen(runtime: &Runtime) -> io::Result<Interrupts> {

@@ -10,5 +10,8 @@ mod object_stores;
 mod process;
 mod prompt;
 mod recovery;
+mod remote;
+mod role;
+mod roles;
 mod stdin;
 mod terminal;

@@ -1,0 +1,152 @@
+//! `skep coordinator`: serves clients, plans and schedules.
+
+use std::path::PathBuf;
+use std::process::{self, ExitCode};
+
+use clap::Args;
+use skep_server::config::{ConfigFile, DEFAULT_HTTP};
+use skep_server::{CoordinatorConfig, CoordinatorServer, Error};
+
+use super::stop::StopRequests;
+use super::{fail, fail_with, runtime, say};
+use crate::args::{exit_with_usage_error, memory_limit};
+use crate::size::Size;
+use crate::style::Palette;
+
+const EXAMPLES: &str = "\
+Examples:
+  skep coordinator --data-dir ./warehouse
+  skep worker --coordinator grpc://127.0.0.1:50051
+  skep grpc://127.0.0.1:50051 -c \"SELECT * FROM system.workers\"
+
+Flags go before the file, the file before the defaults. A file has the names of the flags as keys,
+and bounds in sections:
+  listen = \"127.0.0.1:50051\"
+  data_dir = \"/var/lib/skep\"
+  [sessions]
+  idle_timeout = \"1h\"
+  [scheduler]
+  running_query_count = 32
+
+It ends by SIGTERM or Ctrl-C: what runs may finish for a moment. A second one ends it at once.";
+
+/// Serve clients over Flight SQL, and run their statements on the workers that attach.
+///
+/// Once it serves, it writes one line: coordinator pid PID grpc://HOST:PORT http://HOST:PORT
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct CoordinatorArgs {
+    /// Where clients and workers connect; port 0 takes a free one [default: 127.0.0.1:50051]
+    #[arg(long, env = "SKEP_LISTEN", value_name = "HOST:PORT")]
+    listen: Option<String>,
+
+    /// Where workers reach it, if that is not where it listens (port 0: the one that it listens on)
+    #[arg(long, env = "SKEP_ADVERTISE", value_name = "HOST:PORT")]
+    advertise: Option<String>,
+
+    /// Where health is asked for over HTTP [default: 127.0.0.1:8080]
+    #[arg(long, env = "SKEP_HTTP", value_name = "HOST:PORT")]
+    http: Option<String>,
+
+    /// Keep tables here, so that they survive; workers must see it [default: keep nothing]
+    #[arg(long, env = "SKEP_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+
+    /// Read the configuration from this file, in TOML
+    #[arg(long, env = "SKEP_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Memory for what runs in this process, such as 512MB, 2GiB or 50% [default: 70%]
+    #[arg(long, env = "SKEP_MEMORY", value_name = "SIZE")]
+    memory: Option<Size>,
+
+    /// Put what does not fit in memory here [default: the system's temporary directory]
+    #[arg(long, env = "SKEP_SPILL_DIR", value_name = "DIR")]
+    spill_dir: Option<PathBuf>,
+
+    /// Cut queries into so many parts [default: the slots of the workers]
+    #[arg(long, env = "SKEP_PARTITIONS", value_name = "N", value_parser = crate::args::partitions)]
+    partitions: Option<usize>,
+
+    /// The secret that workers must say
+    #[arg(long, env = "SKEP_CLUSTER_TOKEN", value_name = "SECRET", hide_env_values = true)]
+    token: Option<String>,
+
+    /// Listen where other machines can connect, although nobody is asked who they are
+    #[arg(long)]
+    insecure: bool,
+
+    /// End when standard input does
+    #[arg(long, hide = true)]
+    exit_with_stdin: bool,
+}
+
+impl CoordinatorArgs {
+    fn config(&self) -> Result<CoordinatorConfig, Error> {
+        let mut config =
+            CoordinatorConfig { http: Some(DEFAULT_HTTP.to_owned()), ..Default::default() };
+        if let Some(path) = &self.config {
+            ConfigFile::read(path)?.apply(&mut config)?;
+        }
+        if let Some(listen) = &self.listen {
+            config.listen.clone_from(listen);
+        }
+        if let Some(size) = self.memory {
+            config.engine.memory_limit = Some(memory_limit(size));
+        }
+        config.advertise = self.advertise.clone().or(config.advertise);
+        config.http = self.http.clone().or(config.http);
+        config.token = self.token.clone().or(config.token);
+        config.is_insecure |= self.insecure;
+        config.engine.data_dir = self.data_dir.clone().or(config.engine.data_dir);
+        config.engine.spill_dir = self.spill_dir.clone().or(config.engine.spill_dir);
+        config.engine.target_partitions = self.partitions.or(config.engine.target_partitions);
+        Ok(config)
+    }
+}
+
+/// Runs the coordinator until it is told to end.
+pub(crate) fn run(args: &CoordinatorArgs, palette: Palette) -> ExitCode {
+    let config = match args.config() {
+        Ok(config) => config,
+        Err(error @ Error::InvalidConfig { .. }) => {
+            fail_with(&error, palette);
+            return ExitCode::from(2);
+        }
+        Err(error) => return fail_with(&error, palette),
+    };
+    if config.token.as_deref() == Some("") {
+        exit_with_usage_error("a secret must have at least one character");
+    }
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("cannot start threads: {error}"), None, palette),
+    };
+    let outcome = runtime.block_on(serve(config, args.exit_with_stdin, palette));
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn serve(config: CoordinatorConfig, exit_with_stdin: bool, palette: Palette) -> ExitCode {
+    let mut stop = match StopRequests::listen(exit_with_stdin) {
+        Ok(stop) => stop,
+        Err(error) => return fail(&format!("cannot listen for signals: {error}"), None, palette),
+    };
+    let server = tokio::select! {
+        started = CoordinatorServer::start(config) => match started {
+            Ok(server) => server,
+            Err(error) => return fail_with(&error, palette),
+        },
+        () = stop.wait() => return ExitCode::SUCCESS,
+    };
+    let mut line = format!("coordinator pid {} grpc://{}", process::id(), server.address());
+    if let Some(http) = server.http_address() {
+        line.push_str(&format!(" http://{http}"));
+    }
+    if let Err(error) = say(&line) {
+        return fail(&format!("cannot write to standard output: {error}"), None, palette);
+    }
+    stop.wait().await;
+    stop.or_forced(server.shutdown()).await;
+    ExitCode::SUCCESS
+}

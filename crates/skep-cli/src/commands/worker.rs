@@ -1,0 +1,145 @@
+//! `skep worker`: runs tasks and keeps partitions.
+
+use std::path::PathBuf;
+use std::process::{self, ExitCode};
+
+use clap::Args;
+use skep_server::{WorkerConfig, WorkerServer};
+
+use super::stop::StopRequests;
+use super::{fail, fail_with, runtime, say};
+use crate::args::memory_limit;
+use crate::size::Size;
+use crate::style::Palette;
+
+const EXAMPLES: &str = "\
+Examples:
+  skep worker --coordinator grpc://127.0.0.1:50051
+  skep worker --coordinator grpc://10.0.0.1:50051 --listen 0.0.0.0:50052 \\
+      --advertise 10.0.0.2:50052 --insecure
+  skep worker --coordinator grpc://127.0.0.1:50051 --slots 2 --memory 4GiB --data-dir /fast/disk
+
+It waits for a coordinator that is not there yet, and comes back to one that restarts. It ends by
+SIGTERM or Ctrl-C; a second one ends it at once.";
+
+/// Run tasks of a coordinator, and keep what they make for other workers to fetch.
+///
+/// Once the coordinator has let it in, it writes one line: worker ID pid PID grpc://HOST:PORT
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct WorkerArgs {
+    /// The coordinator to work for
+    #[arg(long, env = "SKEP_COORDINATOR", value_name = "grpc://HOST:PORT")]
+    coordinator: String,
+
+    /// Where other workers fetch from this one; port 0 takes a free one
+    #[arg(long, env = "SKEP_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
+    listen: String,
+
+    /// Where others reach it, if that is not where it listens (port 0: the one that it listens on)
+    #[arg(long, env = "SKEP_ADVERTISE", value_name = "HOST:PORT")]
+    advertise: Option<String>,
+
+    /// How many tasks run at a time [default: the number of cores]
+    #[arg(long, env = "SKEP_SLOTS", value_name = "N", value_parser = slots)]
+    slots: Option<usize>,
+
+    /// Memory for tasks and what they make, such as 512MB, 2GiB or 50% [default: 70%]
+    #[arg(long, env = "SKEP_MEMORY", value_name = "SIZE")]
+    memory: Option<Size>,
+
+    /// Put what tasks make here when memory is short [default: the system's temporary directory]
+    #[arg(long, env = "SKEP_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+
+    /// Put what running tasks cannot hold in memory here [default: as --data-dir]
+    #[arg(long, env = "SKEP_SPILL_DIR", value_name = "DIR")]
+    spill_dir: Option<PathBuf>,
+
+    /// The secret of the cluster
+    #[arg(long, env = "SKEP_CLUSTER_TOKEN", value_name = "SECRET", hide_env_values = true)]
+    token: Option<String>,
+
+    /// Listen where other machines can connect, although nobody is asked who they are
+    #[arg(long)]
+    insecure: bool,
+
+    /// The id to ask for
+    #[arg(long, hide = true, value_parser = clap::value_parser!(u64).range(1..))]
+    id: Option<u64>,
+
+    /// End when standard input does
+    #[arg(long, hide = true)]
+    exit_with_stdin: bool,
+}
+
+/// Reads a number of slots.
+pub(super) fn slots(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=4096) => Ok(count),
+        _ => Err("expected a number from 1 to 4096".to_owned()),
+    }
+}
+
+impl WorkerArgs {
+    fn config(&self) -> WorkerConfig {
+        let defaults = WorkerConfig::new(self.coordinator.clone());
+        WorkerConfig {
+            listen: self.listen.clone(),
+            advertise: self.advertise.clone(),
+            is_insecure: self.insecure,
+            slot_count: self.slots.unwrap_or(defaults.slot_count),
+            memory_limit: self.memory.map(memory_limit),
+            data_dir: self.data_dir.clone(),
+            spill_dir: self.spill_dir.clone().or_else(|| self.data_dir.clone()),
+            wanted_id: self.id,
+            token: self.token.clone(),
+            ..defaults
+        }
+    }
+}
+
+/// Runs the worker until it is told to end.
+pub(crate) fn run(args: &WorkerArgs, palette: Palette) -> ExitCode {
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("cannot start threads: {error}"), None, palette),
+    };
+    let outcome = runtime.block_on(serve(args.config(), args.exit_with_stdin, palette));
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn serve(config: WorkerConfig, exit_with_stdin: bool, palette: Palette) -> ExitCode {
+    let mut stop = match StopRequests::listen(exit_with_stdin) {
+        Ok(stop) => stop,
+        Err(error) => return fail(&format!("cannot listen for signals: {error}"), None, palette),
+    };
+    let server = tokio::select! {
+        started = WorkerServer::start(config) => match started {
+            Ok(server) => server,
+            Err(error) => return fail_with(&error, palette),
+        },
+        () = stop.wait() => return ExitCode::SUCCESS,
+    };
+    let id = tokio::select! {
+        registered = server.ready() => match registered {
+            Ok(id) => id,
+            Err(error) => return fail_with(&error, palette),
+        },
+        () = stop.wait() => {
+            stop.or_forced(server.shutdown()).await;
+            return ExitCode::SUCCESS;
+        }
+    };
+    let line = format!("worker {id} pid {} grpc://{}", process::id(), server.advertised());
+    if let Err(error) = say(&line) {
+        return fail(&format!("cannot write to standard output: {error}"), None, palette);
+    }
+    let outcome = tokio::select! {
+        error = server.failed() => fail_with(&error, palette),
+        () = stop.wait() => ExitCode::SUCCESS,
+    };
+    stop.or_forced(server.shutdown()).await;
+    outcome
+}

@@ -1,0 +1,232 @@
+//! A connection with a session.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_flight::decode::FlightRecordBatchStream;
+use arrow_flight::error::FlightError;
+use arrow_flight::flight_service_client::FlightServiceClient;
+use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt};
+use arrow_flight::{Action, FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest};
+use arrow_schema::SchemaRef;
+use futures::{StreamExt, TryStreamExt, stream};
+use prost::Message;
+use skep_proto::client::StatementOutcome;
+use tokio::time::timeout;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+use crate::address::Address;
+use crate::error::{Error, Result};
+use crate::statement::{Outcome, Statement};
+
+/// How long it may take until a coordinator is reached and has opened a session.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection that was silent for so long is asked for a sign of life, which may take this long.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes that may be under way: of one result, and of all together.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// Most bytes of one message. Batches are cut much smaller; a single row may be large.
+const MAX_MESSAGE_BYTES: usize = 1 << 30;
+
+/// A connection to a coordinator, with a session of its own there.
+#[derive(Debug, Clone)]
+pub struct Client {
+    address: Arc<Address>,
+    service: FlightServiceClient<Channel>,
+    authorization: MetadataValue<Ascii>,
+}
+
+impl Client {
+    /// Connects to `grpc://[user[:password]@]host[:port]` and opens a session.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a URL that is none; `Unavailable` if nobody answers there; whatever the
+    /// coordinator has against it.
+    pub async fn connect(url: &str) -> Result<Self> {
+        let address = Address::parse(url)?;
+        match timeout(CONNECT_TIMEOUT, Self::open(address.clone())).await {
+            Ok(opened) => opened,
+            Err(_elapsed) => Err(Error::silent(&address, CONNECT_TIMEOUT.as_secs())),
+        }
+    }
+
+    async fn open(address: Address) -> Result<Self> {
+        let endpoint = Endpoint::from_shared(address.endpoint())
+            .map_err(|error| Error::unreachable(&address, &error))?
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        let channel =
+            endpoint.connect().await.map_err(|error| Error::unreachable(&address, &error))?;
+        let mut service = FlightServiceClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let authorization = handshake(&mut service, &address).await?;
+        Ok(Self { address: Arc::new(address), service, authorization })
+    }
+
+    /// Runs one statement: a command is done when this returns, a query's rows come as they are
+    /// asked for. Dropping the future or the statement cancels it.
+    ///
+    /// # Errors
+    /// Whatever the coordinator says is wrong with it, with its place in the text; `Unavailable` if
+    /// the connection is lost.
+    pub async fn execute(&self, sql: &str) -> Result<Statement> {
+        let command = CommandStatementQuery { query: sql.to_owned(), transaction_id: None };
+        let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
+        let mut service = self.service.clone();
+        let info = service
+            .get_flight_info(self.request(descriptor))
+            .await
+            .map_err(|status| self.failed(&status))?
+            .into_inner();
+        let outcome = StatementOutcome::decode(&*info.app_metadata)
+            .map_err(|error| Error::protocol(&self.address, error))?;
+        let endpoints = info.endpoint.clone();
+        let schema = SchemaRef::new(schema(info).map_err(|error| self.unexpected(error))?);
+        // Asked for at once, so that giving the statement up reaches it.
+        let mut results = Vec::with_capacity(endpoints.len());
+        for endpoint in endpoints {
+            results.push(self.fetch(endpoint).await?);
+        }
+        let address = Arc::clone(&self.address);
+        let expected = SchemaRef::clone(&schema);
+        let batches = stream::iter(results).flatten().map(move |batch| {
+            let batch = batch.map_err(|error| Error::from_flight(&address, error))?;
+            match batch.schema_ref().fields() == expected.fields() {
+                true => Ok(batch),
+                false => Err(Error::protocol(&address, "rows of other columns than announced")),
+            }
+        });
+        Ok(Statement::new(schema, Outcome::from(outcome), batches.boxed()))
+    }
+
+    /// Ends the session: its temporary tables go now, and not when it was idle for long enough.
+    ///
+    /// # Errors
+    /// `Unavailable` if the connection is lost.
+    pub async fn close(&self) -> Result<()> {
+        let action = Action::new("CloseSession", "");
+        let mut service = self.service.clone();
+        let answer =
+            service.do_action(self.request(action)).await.map_err(|status| self.failed(&status))?;
+        let answers = answer.into_inner().try_collect::<Vec<_>>();
+        answers.await.map(drop).map_err(|status| self.failed(&status))
+    }
+
+    async fn fetch(&self, endpoint: FlightEndpoint) -> Result<FlightRecordBatchStream> {
+        let ticket = endpoint.ticket.ok_or_else(|| self.unexpected("a result has no ticket"))?;
+        let mut service = self.service.clone();
+        let answer =
+            service.do_get(self.request(ticket)).await.map_err(|status| self.failed(&status))?;
+        let messages = answer.into_inner().map_err(FlightError::from);
+        Ok(FlightRecordBatchStream::new_from_flight_data(messages))
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("authorization", self.authorization.clone());
+        request
+    }
+
+    fn failed(&self, status: &Status) -> Error {
+        Error::from_status(&self.address, status)
+    }
+
+    fn unexpected(&self, message: impl std::fmt::Display) -> Error {
+        Error::protocol(&self.address, message)
+    }
+}
+
+/// Opens a session; returns what names it in later calls.
+async fn handshake(
+    service: &mut FlightServiceClient<Channel>,
+    address: &Address,
+) -> Result<MetadataValue<Ascii>> {
+    let hello = HandshakeRequest { protocol_version: 0, payload: Default::default() };
+    let mut request = Request::new(stream::iter([hello]));
+    if let Some((user, password)) = &address.credentials {
+        let basic = format!("Basic {}", base64(format!("{user}:{password}").as_bytes()));
+        let basic = basic
+            .parse()
+            .map_err(|_invalid| Error::protocol(address, "the credentials are no header"))?;
+        request.metadata_mut().insert("authorization", basic);
+    }
+    let answer =
+        service.handshake(request).await.map_err(|status| Error::from_status(address, &status))?;
+    let (headers, mut payload, _) = answer.into_parts();
+    // The call is over when its stream is.
+    while let Some(_payload) =
+        payload.try_next().await.map_err(|status| Error::from_status(address, &status))?
+    {}
+    let mut authorization = headers
+        .get("authorization")
+        .cloned()
+        .ok_or_else(|| Error::protocol(address, "the handshake gave no session"))?;
+    // Whoever reads it could use the session.
+    authorization.set_sensitive(true);
+    Ok(authorization)
+}
+
+fn schema(info: FlightInfo) -> Result<arrow_schema::Schema, arrow_schema::ArrowError> {
+    info.try_decode_schema()
+}
+
+/// Writes bytes as Base64.
+///
+/// Source: RFC 4648, section 4.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let byte = |idx: usize| u32::from(chunk.get(idx).copied().unwrap_or_default());
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for idx in 0..4 {
+            let digit = DIGITS[(bits >> (18 - 6 * idx)) as usize & 63];
+            text.push(if idx > chunk.len() { '=' } else { char::from(digit) });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_as_in_the_standard() {
+        for (bytes, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64(bytes.as_bytes()), text);
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_said_with_the_address() {
+        // Taken and given back: nobody listens there now.
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let place = listener.local_addr().unwrap();
+        drop(listener);
+        let error = Client::connect(&format!("grpc://{place}")).await.unwrap_err();
+        let message = format!("cannot connect to grpc://{place}: connection refused");
+        assert_eq!(error.message(), message);
+        assert!(error.hint().unwrap().contains("skep cluster"));
+        assert!(error.is_retryable());
+    }
+}

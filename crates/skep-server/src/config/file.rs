@@ -1,0 +1,298 @@
+//! The configuration as a TOML file.
+//!
+//! One table of keys says what each sets and how its value reads. So an unknown key is found, and
+//! told from what it probably meant; and no key can be read and then forgotten.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::{Table, Value};
+
+use super::CoordinatorConfig;
+use crate::error::{Error, Result};
+
+/// What a configuration file says; what it does not say stays as it was.
+#[derive(Debug, Clone, Default)]
+pub struct ConfigFile {
+    path: PathBuf,
+    entries: Vec<(&'static Key, Value)>,
+}
+
+/// How near a name must be to a known one to be taken for it.
+const LIKENESS: f64 = 0.8;
+
+#[derive(Debug)]
+struct Key {
+    /// With its section: `scheduler.max_attempts`.
+    name: &'static str,
+    set: fn(&mut CoordinatorConfig, &Value) -> Result<(), String>,
+}
+
+macro_rules! keys {
+    ($($name:literal => $($field:ident).+ : $read:ident),* $(,)?) => {
+        &[$(Key {
+            name: $name,
+            set: |config, value| {
+                config.$($field).+ = $read(value)?;
+                Ok(())
+            },
+        }),*]
+    };
+}
+
+const KEYS: &[Key] = keys! {
+    "listen" => listen: text,
+    "advertise" => advertise: some_text,
+    "http" => http: some_text,
+    "insecure" => is_insecure: boolean,
+    "token" => token: some_text,
+    "data_dir" => engine.data_dir: some_path,
+    "spill_dir" => engine.spill_dir: some_path,
+    "spill_limit_bytes" => engine.spill_limit: number,
+    "memory_bytes" => engine.memory_limit: some_number,
+    "partitions" => engine.target_partitions: some_number,
+    "drain_timeout" => drain_timeout: duration,
+    "sessions.max_count" => sessions.max_count: number,
+    "sessions.idle_timeout" => sessions.idle_timeout: duration,
+    "results.max_pending_count" => results.max_pending_count: number,
+    "results.fetch_timeout" => results.fetch_timeout: duration,
+    "results.message_bytes" => results.message_bytes: number,
+    "grpc.keepalive_interval" => grpc.keepalive_interval: duration,
+    "grpc.keepalive_timeout" => grpc.keepalive_timeout: duration,
+    "grpc.stream_window_bytes" => grpc.stream_window_bytes: number,
+    "grpc.connection_window_bytes" => grpc.connection_window_bytes: number,
+    "grpc.max_message_bytes" => grpc.max_message_bytes: number,
+    "planner.small_query_bytes" => planner.small_query_bytes: whole,
+    "planner.min_scan_bytes_per_task" => planner.min_scan_bytes_per_task: whole,
+    "scheduler.heartbeat_timeout" => scheduler.membership.heartbeat_timeout: duration,
+    "scheduler.reconnect_grace" => scheduler.membership.reconnect_grace: duration,
+    "scheduler.remembered_worker_count" => scheduler.membership.remembered_worker_count: number,
+    "scheduler.running_query_count" => scheduler.running_query_count: number,
+    "scheduler.queued_query_count" => scheduler.queued_query_count: number,
+    "scheduler.coordinator_slot_count" => scheduler.coordinator_slot_count: number,
+    "scheduler.max_attempts" => scheduler.max_attempts: number,
+    "scheduler.max_restarts" => scheduler.max_restarts: number,
+    "scheduler.max_refusals" => scheduler.max_refusals: number,
+    "scheduler.refusal_window" => scheduler.refusal_window: duration,
+    "scheduler.quarantine" => scheduler.quarantine: duration,
+    "scheduler.locality_wait" => scheduler.locality_wait: duration,
+    "scheduler.locality_share_percent" => scheduler.locality_share_percent: number,
+    "scheduler.no_worker_timeout" => scheduler.no_worker_timeout: duration,
+    "scheduler.retained_generations" => scheduler.retained_generations: whole,
+    "scheduler.result_window_bytes" => scheduler.result_window_bytes: number,
+    "scheduler.max_tasks_per_message" => scheduler.max_tasks_per_message: number,
+    "scheduler.remembered_query_count" => scheduler.remembered_query_count: number,
+    "scheduler.remembered_task_count" => scheduler.remembered_task_count: number,
+};
+
+impl ConfigFile {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`Error::ReadConfig`] if there is none; [`Error::InvalidConfig`] if it is no TOML, or has a
+    /// key that is not known.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path)
+            .map_err(|source| Error::ReadConfig { path: path.to_owned(), source })?;
+        Self::parse(path, &text)
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self> {
+        let invalid =
+            |message: String, hint| Error::InvalidConfig { path: path.to_owned(), message, hint };
+        let table: Table = text.parse().map_err(|error: toml::de::Error| {
+            invalid(format!("not TOML: {}", error.to_string().trim_end()), None)
+        })?;
+        let mut entries = Vec::new();
+        for (name, value) in flatten(table) {
+            let Some(key) = KEYS.iter().find(|key| key.name == name) else {
+                return Err(invalid(format!("unknown key \"{name}\""), suggest(&name)));
+            };
+            entries.push((key, value));
+        }
+        Ok(Self { path: path.to_owned(), entries })
+    }
+
+    /// Puts what the file says into a configuration.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] if a value is not of its key's kind, or out of its bounds.
+    pub fn apply(&self, config: &mut CoordinatorConfig) -> Result<()> {
+        for (key, value) in &self.entries {
+            (key.set)(config, value).map_err(|message| Error::InvalidConfig {
+                path: self.path.clone(),
+                message: format!("invalid value of \"{}\": {message}", key.name),
+                hint: None,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns the entries of a file with their sections before their names.
+fn flatten(table: Table) -> Vec<(String, Value)> {
+    let mut entries = Vec::new();
+    for (name, value) in table {
+        match value {
+            Value::Table(section) => {
+                let prefixed = |(entry, value)| (format!("{name}.{entry}"), value);
+                entries.extend(section.into_iter().map(prefixed));
+            }
+            value => entries.push((name, value)),
+        }
+    }
+    entries
+}
+
+/// Returns what an unknown key probably meant: by its whole name, or by its last part elsewhere.
+fn suggest(name: &str) -> Option<String> {
+    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
+    let likeness = |key: &Key| {
+        let whole = strsim::jaro_winkler(name, key.name);
+        whole.max(strsim::jaro_winkler(&last(name), &last(key.name)))
+    };
+    KEYS.iter()
+        .map(|key| (likeness(key), key.name))
+        .filter(|(likeness, _)| *likeness > LIKENESS)
+        .max_by(|(left, _), (right, _)| left.total_cmp(right))
+        .map(|(_, name)| match name.split_once('.') {
+            Some((section, entry)) => format!("did you mean \"{entry}\" in [{section}]?"),
+            None => format!("did you mean \"{name}\"?"),
+        })
+}
+
+fn text(value: &Value) -> Result<String, String> {
+    let text = value.as_str().ok_or("expected a text in quotes")?;
+    Ok(text.to_owned())
+}
+
+fn some_text(value: &Value) -> Result<Option<String>, String> {
+    text(value).map(Some)
+}
+
+fn some_path(value: &Value) -> Result<Option<PathBuf>, String> {
+    Ok(Some(text(value)?.into()))
+}
+
+fn boolean(value: &Value) -> Result<bool, String> {
+    Ok(value.as_bool().ok_or("expected true or false")?)
+}
+
+/// Reads a number that may be zero.
+fn whole<N: TryFrom<i64>>(value: &Value) -> Result<N, String> {
+    let number = value.as_integer().ok_or("expected a whole number")?;
+    N::try_from(number).map_err(|_range| format!("{number} is out of range"))
+}
+
+/// Reads a number of at least one: a bound of nothing stops everything.
+fn number<N: TryFrom<i64>>(value: &Value) -> Result<N, String> {
+    match value.as_integer() {
+        Some(..1) => Err("must be at least 1".to_owned()),
+        _ => whole(value),
+    }
+}
+
+fn some_number<N: TryFrom<i64>>(value: &Value) -> Result<Option<N>, String> {
+    number(value).map(Some)
+}
+
+fn duration(value: &Value) -> Result<Duration, String> {
+    const EXPECTED: &str = "expected a time such as \"200ms\", \"5s\", \"10min\" or \"1h\"";
+    let text = value.as_str().ok_or(EXPECTED)?.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit()).ok_or(EXPECTED)?;
+    let amount: u64 = text[..end].parse().map_err(|_parse| EXPECTED)?;
+    let unit = match text[end..].trim() {
+        "ms" => 1,
+        "s" => 1_000,
+        "min" => 60 * 1_000,
+        "h" => 60 * 60 * 1_000,
+        _ => return Err(EXPECTED.to_owned()),
+    };
+    match amount.checked_mul(unit) {
+        Some(ms @ 1..) => Ok(Duration::from_millis(ms)),
+        Some(0) => Err("must be more than nothing".to_owned()),
+        None => Err("is too long".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<CoordinatorConfig> {
+        let mut config = CoordinatorConfig::default();
+        ConfigFile::parse(Path::new("skep.toml"), text)?.apply(&mut config)?;
+        Ok(config)
+    }
+
+    #[test]
+    fn a_file_sets_what_it_names() {
+        let text = "
+            listen = '127.0.0.1:1234'
+            data_dir = '/data'
+            memory_bytes = 1073741824
+            [sessions]
+            idle_timeout = '10min'
+            [scheduler]
+            max_attempts = 7
+            retained_generations = 0
+            locality_wait = '5ms'";
+        let config = read(text).unwrap();
+        assert_eq!(config.listen, "127.0.0.1:1234");
+        assert_eq!(config.engine.data_dir, Some("/data".into()));
+        assert_eq!(config.engine.memory_limit, Some(1 << 30));
+        assert_eq!(config.sessions.idle_timeout, Duration::from_secs(600));
+        assert_eq!(config.scheduler.max_attempts, 7);
+        assert_eq!(config.scheduler.retained_generations, 0);
+        assert_eq!(config.scheduler.locality_wait, Duration::from_millis(5));
+        assert_eq!(config.http, None);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_a_suggestion() {
+        for (text, message, hint) in [
+            ("lisen = 'x'", "unknown key \"lisen\"", "did you mean \"listen\"?"),
+            (
+                "[scheduler]\nmax_attempt = 1",
+                "unknown key \"scheduler.max_attempt\"",
+                "did you mean \"max_attempts\" in [scheduler]?",
+            ),
+            (
+                "idle_timeout = '1s'",
+                "unknown key \"idle_timeout\"",
+                "did you mean \"idle_timeout\" in [sessions]?",
+            ),
+        ] {
+            let error = read(text).unwrap_err();
+            assert_eq!(error.to_string(), format!("skep.toml: {message}"));
+            assert_eq!(error.hint(), Some(hint));
+        }
+        assert_eq!(read("zzz = 1").unwrap_err().hint(), None);
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused() {
+        for (text, message) in [
+            ("listen = 1", "\"listen\": expected a text"),
+            ("drain_timeout = 5", "\"drain_timeout\": expected a time"),
+            ("drain_timeout = '5 parsecs'", "expected a time"),
+            ("drain_timeout = '0s'", "more than nothing"),
+            ("insecure = 'yes'", "expected true or false"),
+            ("[sessions]\nmax_count = 0", "\"sessions.max_count\": must be at least 1"),
+            ("[grpc]\nstream_window_bytes = 99999999999", "out of range"),
+            ("listen = ", "not TOML"),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.contains(message), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_key_has_one_name() {
+        let mut names: Vec<_> = KEYS.iter().map(|key| key.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), KEYS.len());
+    }
+}
