@@ -208,7 +208,8 @@ async fn open(config: &WorkerConfig, memory_limit: usize) -> Result<(RuntimeEnv,
     };
     let opening = SpawnedTask::spawn_blocking(move || {
         let runtime = build_runtime(&engine, |pool| Arc::new(StorePool::new(pool)))?;
-        let store = PartitionStore::open(StoreConfig::new(directory), &runtime.memory_pool)?;
+        let store =
+            PartitionStore::open(StoreConfig::new(directory), Arc::clone(&runtime.memory_pool))?;
         Ok::<_, Error>((runtime, store))
     });
     opening.await.map_err(|error| Error::Internal { message: error.to_string() })?

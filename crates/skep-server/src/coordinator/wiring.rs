@@ -117,7 +117,7 @@ async fn open(config: EngineConfig) -> Result<(RuntimeEnv, PartitionStore)> {
         let runtime = build_runtime(&config, |pool| Arc::new(StorePool::new(pool)))?;
         let directory = config.spill_dir.unwrap_or_else(std::env::temp_dir);
         let store = StoreConfig::new(directory.join("skep-partitions"));
-        let store = PartitionStore::open(store, &runtime.memory_pool)?;
+        let store = PartitionStore::open(store, Arc::clone(&runtime.memory_pool))?;
         Ok::<_, Error>((runtime, store))
     });
     opening.await.map_err(|error| Error::Internal { message: error.to_string() })?
