@@ -46,7 +46,6 @@ impl Cluster {
     }
 
     /// Answers a question about the cluster, in a session of its own.
-    #[track_caller]
     pub(crate) async fn ask(&self, query: &str) -> Vec<Vec<String>> {
         rows(&self.client, query).await.unwrap()
     }

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct MultiProcess {
     child: Child,
-    lines: Receiver<String>,
+    lines: Mutex<Receiver<String>>,
     /// The workers, in the order in which they were announced.
     pub workers: Vec<WorkerProcess>,
     /// Where clients connect: `grpc://HOST:PORT`.
@@ -86,8 +87,13 @@ impl MultiProcess {
                 }
             }
         });
-        let mut cluster =
-            Self { child, lines, workers: Vec::new(), url: String::new(), http: String::new() };
+        let mut cluster = Self {
+            child,
+            lines: Mutex::new(lines),
+            workers: Vec::new(),
+            url: String::new(),
+            http: String::new(),
+        };
         cluster.wait_until_ready()?;
         Ok(cluster)
     }
@@ -115,11 +121,15 @@ impl MultiProcess {
     /// # Errors
     /// If none comes in this time, or the cluster has ended.
     pub fn next_line(&self, patience: Duration) -> Result<String> {
-        match self.lines.recv_timeout(patience) {
+        match self.lines().recv_timeout(patience) {
             Ok(line) => Ok(line),
             Err(RecvTimeoutError::Timeout) => bail!("skep cluster says nothing for {patience:?}"),
             Err(RecvTimeoutError::Disconnected) => bail!("skep cluster has ended"),
         }
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Receiver<String>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the process that started the others.
@@ -144,7 +154,7 @@ impl MultiProcess {
         // Its output ends when the last of its processes has.
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.lines.recv_timeout(left) {
+            match self.lines().recv_timeout(left) {
                 Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) => return false,
                 Err(RecvTimeoutError::Disconnected) => break,

@@ -209,7 +209,9 @@ impl Connection {
             let position = error.position().map(|position| position.to_string());
             (error.hint().map(str::to_owned), position)
         } else if let Some(error) = error.downcast_ref::<skep_client::Error>() {
-            let position = error.position().map(|position| position.to_string());
+            let position = error
+                .position()
+                .map(|place| format!("line {}, column {}", place.line, place.column));
             (error.hint().map(str::to_owned), position)
         } else {
             (None, None)

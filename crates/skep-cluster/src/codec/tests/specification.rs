@@ -13,7 +13,9 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, collect, execute_stream};
 use parking_lot::Mutex;
-use skep_engine::{Engine, EngineConfig, QueryExecutor, Session, TaskSettings, build_runtime};
+use skep_engine::{
+    Engine, EngineConfig, EngineParts, QueryExecutor, Session, TaskSettings, build_runtime,
+};
 use skep_testkit::slt::find_scripts;
 use skep_testkit::tpch::DataSet;
 use skep_testkit::workspace;
@@ -133,7 +135,9 @@ async fn run_script(script: &Path, traveller: &Arc<Traveller>) {
     };
     let runtime = build_runtime(&config, |pool| pool).unwrap();
     let executor = Arc::clone(traveller) as Arc<dyn QueryExecutor>;
-    let engine = Engine::open_with(config, runtime, executor).await.unwrap();
+    let engine = Engine::open_with(config, EngineParts { runtime, executor, system_tables: None })
+        .await
+        .unwrap();
     let mut sessions: HashMap<String, Session> = HashMap::new();
     let text = text_of(script);
     let small = DataSet::SMALL.cached().unwrap();
