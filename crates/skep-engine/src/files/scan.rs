@@ -12,7 +12,7 @@ use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
 use datafusion::datasource::table_schema::{TableSchema, TableSchemaBuilder};
 use datafusion::execution::cache::TableScopedPath;
 use datafusion::execution::cache::cache_manager::CachedFileMetadata;
-use datafusion::physical_expr::LexOrdering;
+use datafusion::physical_expr::{LexOrdering, Partitioning};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::scalar::ScalarValue;
 use futures::{StreamExt, TryStreamExt};
@@ -87,7 +87,11 @@ pub(crate) async fn scan_group(
         .map(|files| group_statistics(files, group.table_schema))
         .collect::<DfResult<Vec<_>>>()?;
     let source = format.file_source(table_schema(group.file_schema, group.partition_columns));
+    // An array is read whole; a scan that says how it is partitioned is not split by bytes.
+    let fixed = (first.shape.framing == Framing::JsonArray)
+        .then(|| Partitioning::UnknownPartitioning(file_groups.len()));
     let config = FileScanConfigBuilder::new(store_url, source)
+        .with_output_partitioning(fixed)
         .with_file_groups(file_groups)
         .with_statistics(statistics)
         .with_projection_indices(projection.cloned())?
