@@ -46,9 +46,8 @@ async fn outputs_that_nobody_polls_hold_nobody_up() {
 #[tokio::test]
 async fn a_merge_of_many_outputs_goes_on_with_hardly_any_memory() {
     let keeper = Keeper::start().await;
-    for pool_bytes in [1, 1 << 30] {
+    for (producer, pool_bytes) in [1, 1 << 30].into_iter().enumerate() {
         let reader = Reader::with(pool_bytes, |config| config.task_budget_bytes = 1);
-        let producer = pool_bytes % 7;
         let outputs = (0..50).map(|n| batches(n * 1_000_000, 20)).collect();
         keeper.write(producer, StorageLevel::MemoryAndDisk, outputs).await;
         let task = reader.task();

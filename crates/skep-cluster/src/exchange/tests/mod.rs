@@ -19,8 +19,8 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 
 use super::config::{FetchConfig, ServeConfig};
 use super::fetch::{FetchFailure, Fetcher, RemoteOutput, TaskFetcher};
@@ -71,7 +71,9 @@ impl Keeper {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         runtime.spawn(async move {
-            let incoming = TcpListenerStream::new(TcpListener::from_std(listener).unwrap());
+            let listener = TcpListener::from_std(listener).unwrap();
+            // Without it each small answer waits for the system's timer.
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
             let served = Server::builder()
                 .max_concurrent_streams(u32::MAX)
                 .add_service(FlightServiceServer::new(service))
