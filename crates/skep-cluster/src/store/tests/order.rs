@@ -69,7 +69,7 @@ async fn large_batches_are_cut_and_keep_their_order() {
     let counts = writer.seal().await.unwrap();
     assert!(counts[0].batches > 10, "{counts:?}");
     let read = fixture.read(&task(1, 0).output(0)).await.unwrap();
-    assert!(read.iter().all(|batch| footprint::data_bytes(batch) <= 1000));
+    assert!(read.iter().all(|batch| data_bytes(batch) <= 1000));
     assert_eq!(numbers(&read), (0..1000).collect::<Vec<_>>());
 }
 
