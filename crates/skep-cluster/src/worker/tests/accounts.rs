@@ -108,3 +108,24 @@ async fn a_site_says_what_it_holds() {
     assert!(site.reports.try_recv().is_err());
     site.await_empty().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attempt_of_nothing_costs_little() {
+    let mut site = Fixture::new();
+    site.plan(1, 0, |_context| {
+        Ok(decoded(RowsExec::batches(vec![numbered(0, 1)]), Output::RoundRobin { partitions: 4 }))
+    });
+    let begun = Instant::now();
+    let count: u32 = 500;
+    for wave in 0..count / 50 {
+        let launch = |n| Launch { attempt: attempt(1, 0, 0, wave * 50 + n), sources: vec![] };
+        site.runner.perform(Command::Launch((0..50).map(launch).collect()));
+        for _ in 0..50 {
+            let (_, report) = site.word().await;
+            assert!(matches!(report.outcome, TaskOutcome::Finished { .. }), "{report:?}");
+        }
+    }
+    let each = begun.elapsed() / count;
+    println!("{each:?} for each attempt, unoptimised");
+    assert!(each < Duration::from_millis(10), "{each:?}");
+}

@@ -23,7 +23,9 @@ fn live_stage(plan: Arc<dyn ExecutionPlan>) -> Arc<Stage> {
 }
 
 async fn session(partitions: usize) -> SessionContext {
-    let config = SessionConfig::new().with_target_partitions(partitions).with_batch_size(100);
+    let mut config = SessionConfig::new().with_target_partitions(partitions).with_batch_size(100);
+    // As the stage planner does: it would wait for partitions of other tasks.
+    config.options_mut().optimizer.enable_join_dynamic_filter_pushdown = false;
     let session = SessionContext::new_with_config(config);
     let slices = (0..4).map(|i| vec![numbered(i * 1000, 1000)]).collect();
     let table = MemTable::try_new(number_schema(), slices).unwrap();
@@ -113,16 +115,9 @@ async fn figures_of_a_shared_plan_are_counted_once() {
 
 #[tokio::test]
 async fn a_decoded_plan_is_narrowed_to_its_task() {
-    let mut config = SessionConfig::new().with_target_partitions(4);
-    config.options_mut().optimizer.hash_join_single_partition_threshold = usize::MAX;
-    let plan = {
-        let session = session(4).await;
-        let state = session.state();
-        let query = "SELECT a.number FROM t a JOIN t b ON a.number = b.number";
-        let plan = session.sql(query).await.unwrap().create_physical_plan().await.unwrap();
-        drop(state);
-        plan
-    };
+    let session = session(4).await;
+    let query = "SELECT a.number FROM t a JOIN t b ON a.number = b.number";
+    let plan = session.sql(query).await.unwrap().create_physical_plan().await.unwrap();
     let shown = displayable(plan.as_ref()).indent(false).to_string();
     assert!(shown.contains("mode=CollectLeft"), "{shown}");
     let site = Fixture::new();

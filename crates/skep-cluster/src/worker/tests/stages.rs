@@ -99,7 +99,7 @@ async fn queries_over_two_sites_have_the_answer_of_one_process() {
         "SELECT a.number AS n, b.number AS m FROM t a JOIN t b ON a.number = b.number * 3 \
          WHERE b.number < 500 ORDER BY 1",
         "SELECT number AS n FROM t WHERE number > (SELECT avg(number) FROM t) ORDER BY 1 LIMIT 250",
-        "SELECT count(*) AS c FROM t",
+        "SELECT count(*) AS c FROM t WHERE number % 2 = 0",
     ];
     for query in queries {
         let (session, plan) = whole(query).await;
