@@ -33,7 +33,7 @@ fn plan_all(site: &Fixture, query: u64) {
 
 async fn interleave(seed: u64) {
     let mut site = Fixture::with(1 << 28, |_config| {}, |config| config.max_running_attempts = 6);
-    let mut random = Random(seed * 0x9E37_79B9_7F4A_7C15 + 1);
+    let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let (mut life, mut number) = (1, 0);
     let mut launched: Vec<(Site, TaskAttempt)> = Vec::new();
     for query in 0..3 {
