@@ -17,6 +17,9 @@ pub mod runner;
 pub mod site;
 mod task;
 
+#[cfg(test)]
+mod tests;
+
 pub use command::{Command, EncodedStage, OperatorMetrics, StageProgram, TaskOutcome, TaskReport};
 pub use inputs::InputError;
 pub use program::StageDecoder;
