@@ -131,9 +131,9 @@ impl ControlConfig {
             .iter()
             .find_map(|scheme| address.strip_prefix(scheme))
             .unwrap_or(address);
-        let has_port = authority
-            .rsplit_once(':')
-            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        let has_port = authority.rsplit_once(':').is_some_and(|(host, port)| {
+            !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok()
+        });
         if !has_port {
             return Err(invalid(format!("\"{address}\" is not HOST:PORT")));
         }

@@ -12,7 +12,8 @@ pub trait TaskSite: fmt::Debug + Send + Sync + 'static {
     /// Begins to do what it is told; never waits.
     fn perform(&self, command: Command);
 
-    /// Returns what it holds.
+    /// Returns what it holds. An attempt whose report was sent is not among the running ones any
+    /// more: the report may be lost with its stream, and nobody would wait for another in vain.
     fn holdings(&self) -> Holdings;
 
     /// Returns what it is busy with.

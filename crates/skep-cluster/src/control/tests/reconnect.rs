@@ -154,6 +154,7 @@ async fn a_worker_that_holds_more_than_it_can_say_begins_anew() {
 async fn a_worker_that_is_away_stops_when_told() {
     let Cluster { members, server: _server, network, mut worker } = start().await;
     let (life, connection, _) = members.joined(1).await;
+    worker.site.told(1).await;
     network.cut(None);
     worker.wait_for(|state| *state == ControlState::Detached(life)).await;
     worker.stop().await.unwrap();
