@@ -25,7 +25,7 @@ use super::graph::{place, query_graph};
 use super::result::ResultReader;
 use crate::codec;
 use crate::scheduler::{QuerySettings, StagePlace};
-use crate::stage_planner::{self, StageOptions, StagePlan, StagePlanner};
+use crate::stage_planner::{self, Place, StageOptions, StagePlan, StagePlanner};
 use crate::worker::StageProgram;
 
 /// Runs plans on the workers of a coordinator.
@@ -60,7 +60,8 @@ impl ClusterExecutor {
             .enumerate()
             .map(|(index, stage)| place(stage, index == last))
             .collect();
-        if !places.contains(&StagePlace::Workers) {
+        let has_work = stages.stages.iter().any(|stage| stage.place == Place::Workers);
+        if !has_work || !places.contains(&StagePlace::Workers) {
             return Ok(Route::Here("nothing in it is for workers".to_owned()));
         }
         let bound = self.shared.options.small_query_bytes;
