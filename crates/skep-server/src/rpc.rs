@@ -39,6 +39,9 @@ impl RpcServer {
         let (phase, watched) = watch::channel(Phase::Serving);
         let connections = accept(listener, watched.clone());
         let router = Server::builder()
+            // A stream that HTTP/2 made wait could be one that another waits for; what serves bounds
+            // its streams by refusing them.
+            .max_concurrent_streams(u32::MAX)
             .http2_keepalive_interval(Some(config.keepalive_interval))
             .http2_keepalive_timeout(Some(config.keepalive_timeout))
             .initial_stream_window_size(config.stream_window_bytes)

@@ -72,6 +72,19 @@ pub(super) fn worker_fault(message: impl ToString) -> TaskOutcome {
 }
 
 fn of_input(input: &InputError) -> TaskFailure {
+    use Error::{AccessRefused, ColumnsDiffer, MessageTooLarge, Remote, SlotLimit};
+    match &input.error {
+        // The other side answered, and would answer so again: not a reason to give it up.
+        MessageTooLarge { .. }
+        | ColumnsDiffer { .. }
+        | SlotLimit { .. }
+        | AccessRefused { .. }
+        | Remote { is_retryable: false, .. } => {
+            let (code, message) = (input.error.code(), input.to_string());
+            return TaskFailure::Query { code, message, hint: None };
+        }
+        _ => {}
+    }
     TaskFailure::Fetch {
         producer: input.producer,
         site: input.site,

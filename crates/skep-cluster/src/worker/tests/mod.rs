@@ -32,6 +32,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::inputs::output_key;
 use super::*;
+use crate::codec::DecodedStage;
 use crate::error::Error;
 use crate::exchange::fetch::{FetchFailure, FetchStream, Fetcher, RemoteOutput, TaskFetcher};
 use crate::exchange::plan::Output;
