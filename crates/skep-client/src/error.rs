@@ -111,6 +111,10 @@ impl Error {
         // Nothing of skep has said this: the connection, or whatever listens there.
         let is_broken = status.source().is_some();
         match ErrorCode::from_grpc_status(status.code().into()) {
+            // Something answers HTTP, and knows no such path.
+            Some(ErrorCode::Unimplemented) if !is_broken => {
+                Self::protocol(address, status.message())
+            }
             Some(code) if !is_broken => Self::new(code, status.message(), ""),
             _ if is_broken => {
                 let (cause, hint) = cause(status);

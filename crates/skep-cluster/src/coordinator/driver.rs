@@ -14,8 +14,10 @@ use super::connections::Connections;
 use super::options::CoordinatorOptions;
 use super::{Clock, system_tables::Views};
 use crate::control::{JoinRequest, Joined, Refusal};
-use crate::ids::{QueryId, StageId};
-use crate::membership::{ClusterSnapshot, LifeRegistry, LifeRequest, Registration, WorkerLife};
+use crate::ids::{QueryId, StageId, WorkerId};
+use crate::membership::{
+    ClusterSnapshot, LifeRegistry, LifeRequest, Registration, WorkerLife, WorkerState,
+};
 use crate::scheduler::{
     Action, Event, QueryFailure, QueryGraph, QuerySettings, Scheduler, Site, TaskAttempt,
 };
@@ -301,6 +303,11 @@ impl Driver {
     fn join(&mut self, request: JoinRequest, reply: oneshot::Sender<Result<Joined, Refusal>>) {
         // What happened before comes before.
         self.decide();
+        if request.life.is_none()
+            && let Some(wanted) = request.wanted_id
+        {
+            self.make_way(wanted);
+        }
         let life = self.lives.assign(LifeRequest {
             claimed: request.life,
             wanted_id: request.wanted_id,
@@ -334,6 +341,17 @@ impl Driver {
         self.announce(life, &request.data_address);
         self.perform(actions);
         self.publish_snapshot();
+    }
+
+    /// Lets a new process have the id of one that is cut off: it was started in its place, which is
+    /// known here sooner than that the old one does not come back.
+    fn make_way(&mut self, wanted: WorkerId) {
+        let snapshot = self.scheduler.snapshot();
+        if let Some(known) = snapshot.worker(wanted)
+            && known.state == WorkerState::Disconnected
+        {
+            self.lives.end(known.registration.life);
+        }
     }
 
     /// Tells the newcomer where everybody is, and everybody where the newcomer is.

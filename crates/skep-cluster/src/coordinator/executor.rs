@@ -64,6 +64,11 @@ impl ClusterExecutor {
         if !has_work || !places.contains(&StagePlace::Workers) {
             return Ok(Route::Here("nothing in it is for workers".to_owned()));
         }
+        if stages.stages.len() == 1 {
+            // An output is read when it is whole. Rows that need no exchange can do better: they
+            // flow, however many there are, and stop when the client does.
+            return Ok(Route::Here("its rows need no exchange, and flow".to_owned()));
+        }
         let bound = self.shared.options.small_query_bytes;
         if work(plan).is_some_and(|bytes| bytes <= bound) {
             return Ok(Route::Here(format!("reads no more than {bound} bytes of files")));
