@@ -146,6 +146,7 @@ pub(crate) fn run(arguments: &ClusterArguments) -> Result<(String, Value)> {
             worker_count: arguments.workers,
             slot_count: arguments.slots,
             memory_limit: (arguments.memory_mb << 20) / arguments.workers,
+            partition_memory_limit: None,
             target_partitions: None,
             data_dir,
             spill_dir,

@@ -14,7 +14,7 @@ use skep_cluster::exchange::flight_fetch::FlightFetcher;
 use skep_cluster::exchange::serve::ExchangeServer;
 use skep_cluster::exchange::service::ExchangeService;
 use skep_cluster::ids::WorkerId;
-use skep_cluster::store::{PartitionStore, StoreConfig, StorePool};
+use skep_cluster::store::{PartitionStore, StoreConfig, StorePool, StoreStats};
 use skep_cluster::worker::{RunnerConfig, TaskRunner};
 use skep_engine::{EngineConfig, build_runtime, default_memory_limit};
 use tokio::sync::watch;
@@ -129,9 +129,9 @@ impl WorkerServer {
         &self.advertised
     }
 
-    /// Returns its partitions.
-    pub fn store(&self) -> &PartitionStore {
-        &self.store
+    /// Returns what its partitions take.
+    pub fn store_stats(&self) -> StoreStats {
+        self.store.stats()
     }
 
     /// Waits until the coordinator has let it in, however long that takes; returns its id.
@@ -206,10 +206,13 @@ async fn open(config: &WorkerConfig, memory_limit: usize) -> Result<(RuntimeEnv,
         Some(directory) => directory.join("partitions"),
         None => std::env::temp_dir().join("skep-partitions"),
     };
+    let mut store = StoreConfig::new(directory);
+    if let Some(limit) = config.partition_memory_limit {
+        store.memory_limit_bytes = limit;
+    }
     let opening = SpawnedTask::spawn_blocking(move || {
         let runtime = build_runtime(&engine, |pool| Arc::new(StorePool::new(pool)))?;
-        let store =
-            PartitionStore::open(StoreConfig::new(directory), Arc::clone(&runtime.memory_pool))?;
+        let store = PartitionStore::open(store, Arc::clone(&runtime.memory_pool))?;
         Ok::<_, Error>((runtime, store))
     });
     opening.await.map_err(|error| Error::Internal { message: error.to_string() })?

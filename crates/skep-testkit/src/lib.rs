@@ -2,11 +2,13 @@
 //!
 //! Dev only: nothing that ships depends on this crate. [`slt`] runs the files of `sql-tests`
 //! against every way of running skep; [`cluster`]
-//! starts clusters; [`object_server`] serves files and holds them back; [`tpch`] makes the TPC-H tables and holds the 22 queries;
+//! starts clusters; [`object_server`] serves files and holds them back; [`proxy`] is a network to be
+//! cut; [`tpch`] makes the TPC-H tables and holds the 22 queries;
 //! [`workspace`] knows where the checkout and its target directory are.
 
 pub mod cluster;
 pub mod object_server;
+pub mod proxy;
 pub mod slt;
 pub mod tpch;
 pub mod workspace;

@@ -32,6 +32,7 @@ impl Cluster {
             worker_count,
             slot_count,
             memory_limit: 512 << 20,
+            partition_memory_limit: None,
             target_partitions: None,
             data_dir,
             spill_dir,
@@ -82,6 +83,14 @@ impl Cluster {
              WHERE query = '{query}' AND attempt IS NOT NULL ORDER BY stage, partition, attempt"
         );
         self.ask(&query).await.into_iter().map(TaskRow::of).collect()
+    }
+
+    /// Takes in a worker that was started beside the others, by the line that it printed.
+    pub(crate) fn add_worker(&mut self, line: &str) {
+        let words: Vec<_> = line.split(' ').collect();
+        let ["worker", id, "pid", pid, address] = words[..] else { panic!("{line}") };
+        let (id, address) = (id.to_owned(), address.to_owned());
+        self.processes.workers.push(WorkerProcess { id, pid: pid.parse().unwrap(), address });
     }
 
     /// Returns the process of a worker, as `system.tasks` names it.

@@ -6,6 +6,7 @@ mod batch;
 mod cluster;
 mod errors;
 mod formats;
+mod matrix;
 mod object_stores;
 mod process;
 mod prompt;

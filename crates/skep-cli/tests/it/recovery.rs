@@ -5,6 +5,7 @@
 //! Every answer is compared with the embedded engine's.
 
 use std::collections::BTreeSet;
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -12,10 +13,12 @@ use skep_client::Client;
 use skep_engine::{Engine, EngineConfig, Session};
 use skep_testkit::cluster::{Signal, signal};
 use skep_testkit::object_server::ObjectServer;
+use skep_testkit::proxy::Proxy;
 use skep_testkit::slt::render_rows;
 use tokio::task::JoinHandle;
 
 use crate::cluster::{Cluster, PATIENCE, TaskRow, attempt_counts, rows};
+use crate::role::Role;
 
 type Rows = Vec<Vec<String>>;
 
@@ -299,6 +302,50 @@ async fn two_workers_killed_in_a_row_are_recovered() {
     held.kill(&other);
     held.wait_for_readers(2).await;
     only_those_on_ran_again(&held.finish().await, &[&reader, &other]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_others_cannot_reach_is_given_up() {
+    let mut cluster = Cluster::start(3, 1, "").await;
+    let server = tables();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let proxy = Proxy::start(port.to_string()).unwrap();
+    // The others reach it through the proxy; its own control stream goes another way.
+    let worker = Role::start(&[
+        "worker",
+        "--coordinator",
+        &cluster.processes.url,
+        "--listen",
+        &port.to_string(),
+        "--advertise",
+        proxy.address(),
+        "--slots",
+        "1",
+        "--memory",
+        "512MiB",
+        "--exit-with-stdin",
+    ]);
+    let line = worker.line();
+    let id = format!("w{}", line.split(' ').nth(1).unwrap().trim_start_matches('w'));
+    cluster.add_worker(&line);
+    let held = Held::start(&cluster, &server, JOINED, "dims/part-1.csv").await;
+    held.only_running().await;
+    let attempts = held.cluster.attempts(&held.id).await;
+    let is_sealed_there = |row: &TaskRow| row.state == "sealed" && row.worker == id;
+    assert!(attempts.iter().any(is_sealed_there), "{attempts:#?}");
+    proxy.cut();
+    let attempts = held.finish().await;
+    // And those that began to read there and could not go on.
+    for ((stage, partition), count) in attempt_counts(&attempts) {
+        let own = |row: &&TaskRow| row.stage == stage && row.partition == partition;
+        let has_cause = |row: TaskRow| row.worker == id || row.state == "failed";
+        let is_due = count == 1 || attempts.iter().filter(own).cloned().any(has_cause);
+        assert!(is_due, "{stage}.{partition} ran {count} times: {attempts:#?}");
+    }
+    assert!(attempts.iter().any(|row| row.state == "lost" && row.worker == id), "{attempts:#?}");
+    assert!(proxy.refused() > 0);
+    let why = format!("SELECT lost_reason FROM system.workers WHERE id = '{id}'");
+    cluster.wait_for(&why, |rows| rows.iter().any(|row| row[0] == "fetches refused")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,8 +11,14 @@ use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::error::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::analyze::AnalyzeExec;
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::joins::{CrossJoinExec, NestedLoopJoinExec};
+use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 use skep_engine::{Error, LocalExecutor, QueryExecutor, QueryText, Result};
 use tokio::sync::mpsc;
@@ -64,10 +70,10 @@ impl ClusterExecutor {
         if !has_work || !places.contains(&StagePlace::Workers) {
             return Ok(Route::Here("nothing in it is for workers".to_owned()));
         }
-        if stages.stages.len() == 1 {
-            // An output is read when it is whole. Rows that need no exchange can do better: they
+        if stages.stages.len() == 1 && flows(plan) {
+            // An output is read when it is whole. Rows that nothing gathers can do better: they
             // flow, however many there are, and stop when the client does.
-            return Ok(Route::Here("its rows need no exchange, and flow".to_owned()));
+            return Ok(Route::Here("its rows flow as they are read".to_owned()));
         }
         let bound = self.shared.options.small_query_bytes;
         if work(plan).is_some_and(|bytes| bytes <= bound) {
@@ -175,6 +181,20 @@ fn work(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
         Ok(TreeNodeRecursion::Continue)
     });
     walked.ok().and(bytes)
+}
+
+/// Tells whether a plan gives its first rows before it has read its last: nothing in it gathers,
+/// sorts or builds.
+fn flows(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let passes = plan.children().is_empty()
+        || plan.is::<FilterExec>()
+        || plan.is::<ProjectionExec>()
+        || plan.is::<CooperativeExec>()
+        || plan.is::<UnionExec>()
+        || plan.is::<CoalescePartitionsExec>()
+        || plan.is::<LocalLimitExec>()
+        || plan.is::<GlobalLimitExec>();
+    passes && plan.children().into_iter().all(flows)
 }
 
 /// Tells whether a plan may give other rows when it runs again.

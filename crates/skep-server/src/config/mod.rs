@@ -168,6 +168,9 @@ pub struct WorkerConfig {
     pub slot_count: usize,
     /// Bytes that tasks and partitions may hold in memory together; `None` is 70 % of the machine's.
     pub memory_limit: Option<usize>,
+    /// Most bytes of partitions in memory; what is more goes to disk, also while there is memory.
+    /// `None` is what the memory limit gives.
+    pub partition_memory_limit: Option<usize>,
     /// Where partitions go that do not fit in memory; `None` is the system's directory for temporary
     /// files.
     pub data_dir: Option<PathBuf>,
@@ -193,6 +196,7 @@ impl WorkerConfig {
             is_insecure: false,
             slot_count: std::thread::available_parallelism().map_or(1, usize::from),
             memory_limit: None,
+            partition_memory_limit: None,
             data_dir: None,
             spill_dir: None,
             wanted_id: None,

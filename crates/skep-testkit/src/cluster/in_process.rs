@@ -41,6 +41,7 @@ impl InProcess {
             let worker = WorkerServer::start(WorkerConfig {
                 slot_count: shape.slot_count,
                 memory_limit: Some(shape.memory_limit),
+                partition_memory_limit: shape.partition_memory_limit,
                 data_dir: Some(shape.spill_dir.join(format!("worker-{number}"))),
                 spill_dir: Some(shape.spill_dir.clone()),
                 ..WorkerConfig::new(coordinator.address().to_string())
@@ -57,6 +58,17 @@ impl InProcess {
     /// Returns where clients connect.
     pub fn url(&self) -> String {
         format!("grpc://{}", self.coordinator.address())
+    }
+
+    /// Returns how many bytes of partitions the workers have written to disk so far.
+    pub fn spilled_bytes(&self) -> u64 {
+        self.workers.iter().map(|worker| worker.store_stats().spilled_bytes_total).sum()
+    }
+
+    /// Returns how many bytes of partitions the workers keep, in memory and on disk.
+    pub fn kept_bytes(&self) -> u64 {
+        let stats = self.workers.iter().map(WorkerServer::store_stats);
+        stats.map(|stats| stats.memory_bytes as u64 + stats.disk_bytes).sum()
     }
 
     /// Stops the cluster in order.

@@ -17,6 +17,9 @@ pub struct ClusterShape {
     pub slot_count: usize,
     /// Bytes of memory of each process.
     pub memory_limit: usize,
+    /// Bytes of partitions that a worker in this process keeps in memory; `None` is what the limit
+    /// gives.
+    pub partition_memory_limit: Option<usize>,
     /// Partitions of a query; `None` is what the cluster has slots.
     pub target_partitions: Option<usize>,
     /// Where the coordinator keeps its tables.

@@ -79,6 +79,7 @@ pub async fn run_script(path: &Path, mode: Mode, run: Run, binary: Option<&Path>
         worker_count: WORKERS,
         slot_count: SLOTS,
         memory_limit: header.memory_limit.unwrap_or(MEMORY_LIMIT),
+        partition_memory_limit: None,
         target_partitions: config.target_partitions,
         data_dir: data_dir.clone(),
         spill_dir: spill_dir.clone(),
