@@ -29,7 +29,7 @@ use prost::Message;
 use super::wire::{
     ExprExtension, ExprKind, PlanExtension, PlanKind, SortExprs, Subqueries, Subquery, TopK,
 };
-use super::{exchange, scan, window};
+use super::{aggregate, exchange, scan, window};
 use crate::exchange::plan::ExchangeReadExec;
 
 /// How many nodes of a plan, or of an expression, are nested in one message. Up to four levels of
@@ -145,7 +145,10 @@ impl Encoder {
             }
             return Ok(extension(PlanKind::Windows(windows), vec![node]));
         }
-        if let Some(scan) = scan::encode_files(plan.as_ref())? {
+        if let Some(groups) = aggregate::empty_groups(plan.as_ref()) {
+            return Ok(extension(PlanKind::Groups(wide(groups)), vec![self.by_datafusion(plan)?]));
+        }
+        if let Some(scan) = scan::encode_files(plan.as_ref(), self)? {
             return Ok(extension(PlanKind::Scan(scan), vec![self.by_datafusion(plan)?]));
         }
         if let Some(series) = scan::encode_series(plan.as_ref(), self)? {

@@ -34,7 +34,7 @@ async fn expressions_travel() {
             ("SELECT g LIKE 'v%', g NOT LIKE '_1', g ILIKE 'V2', g ~ '^v[12]$', g SIMILAR TO 'v(1|2)' FROM big", ANY),
             ("SELECT v + 1, v - k, v * 2, v / 3, v % 5, -v, abs(-v), power(v, 2) FROM big", ANY),
             ("SELECT CAST(v AS DECIMAL(20, 3)) * 1.5, CAST(v AS DOUBLE) / 3, TRY_CAST(g AS INT) FROM big", ANY),
-            ("SELECT DATE '2020-01-31' + INTERVAL '1' MONTH, TIMESTAMP '2020-01-01 10:00:00' + v * INTERVAL '1' HOUR FROM s JOIN big USING (k)", ANY),
+            ("SELECT DATE '2020-01-31' + INTERVAL '1' MONTH, TIMESTAMP '2020-01-01 10:00:00' + CASE WHEN v > 9 THEN INTERVAL '1' HOUR ELSE INTERVAL '3 days' END FROM s JOIN big USING (k)", ANY),
             ("SELECT TIMESTAMP WITH TIME ZONE '2020-01-01 10:00:00+02', date_trunc('month', DATE '2020-03-04'), extract(dow FROM DATE '2020-03-04'), k FROM big", ANY),
             ("SELECT [v, k], {'a': v, 'b': g}, map(['x'], [v]), [v, k][1] FROM big", ANY),
             ("SELECT upper(g), substr(g, 2), concat(g, '-', v), coalesce(g, 'x'), nullif(k, 3), regexp_replace(g, 'v', 'w') FROM big", ANY),
@@ -53,7 +53,7 @@ async fn operators_travel() {
     assert_answers(
         &[],
         &[
-            ("SELECT k, stddev(v), corr(k, v), median(v), approx_distinct(v), string_agg(g, ',' ORDER BY g) FROM big GROUP BY k", ANY),
+            ("SELECT k, round(stddev(v), 6), round(corr(v, v * v), 6), median(v), approx_distinct(v), string_agg(g, ',' ORDER BY g) FROM big GROUP BY k", ANY),
             ("SELECT k, count(*) FILTER (WHERE v > 100), sum(DISTINCT v) FROM big GROUP BY k", ANY),
             ("SELECT k, first_value(v ORDER BY v DESC), nth_value(v, 2 ORDER BY v), array_agg(DISTINCT g ORDER BY g) FROM big GROUP BY k", ANY),
             ("SELECT DISTINCT g FROM big ORDER BY g LIMIT 3", KEPT),
