@@ -4,10 +4,11 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::Schema;
+use datafusion::arrow::datatypes::{Field, Schema};
 use datafusion::common::{internal_datafusion_err, internal_err};
 use datafusion::error::Result;
 use datafusion::logical_expr::physical_planning_context::{ScalarSubqueryResults, SubqueryIndex};
+use datafusion::physical_expr::expressions::CastExpr;
 use datafusion::physical_expr::{LexOrdering, PhysicalExpr};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::scalar_subquery::{ScalarSubqueryExec, ScalarSubqueryLink};
@@ -24,7 +25,9 @@ use datafusion_proto::protobuf::physical_expr_node::ExprType;
 use datafusion_proto::protobuf::physical_plan_node::PhysicalPlanType;
 use prost::Message;
 
-use super::wire::{ExprExtension, ExprKind, PlanExtension, PlanKind, SortExprs, Subqueries, TopK};
+use super::wire::{
+    Cast, ExprExtension, ExprKind, PlanExtension, PlanKind, SortExprs, Subqueries, TopK,
+};
 use super::{aggregate, exchange, scan, window};
 
 /// Reads one stage.
@@ -102,6 +105,12 @@ impl Decoder {
                 let scoped = ctx.with_scalar_subquery_results(results);
                 parse_physical_expr_with_converter(&node, schema, &scoped, self)
             }
+            Some(ExprKind::Cast(Cast { expr: Some(expr), field: Some(field) })) => {
+                let expr = self.expr(&expr, schema, ctx)?;
+                let field = Arc::new(Field::try_from(&field)?);
+                Ok(Arc::new(CastExpr::new_with_target_field(expr, field, None)))
+            }
+            Some(ExprKind::Cast(_)) => internal_err!("a cast of nothing, or to nothing"),
             None => internal_err!("an expression of no kind"),
         }
     }

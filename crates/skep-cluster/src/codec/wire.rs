@@ -6,6 +6,8 @@
 //! - [`Subqueries`], [`Subquery`]: DataFusion finds the results of a scalar subquery by nesting
 //!   alone; here each use names its `ScalarSubqueryExec`, so that scopes may nest and the keys of a
 //!   stage's output may use one too.
+//! - [`Cast`]: DataFusion forgets what a cast says of its result besides the type, as that it may be
+//!   NULL; a union puts one more projection over an input that it takes for another.
 //! - [`Windows`]: whether a window function runs in reverse.
 //! - [`Scan`]: compression, framing of JSON and Arrow, line ends of CSV, in which order Parquet's row
 //!   groups are best read.
@@ -79,7 +81,7 @@ pub(super) enum PlanKind {
 /// What an extension node of an expression holds.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct ExprExtension {
-    #[prost(oneof = "ExprKind", tags = "1, 2")]
+    #[prost(oneof = "ExprKind", tags = "1, 2, 3")]
     pub(super) kind: Option<ExprKind>,
 }
 
@@ -90,6 +92,8 @@ pub(super) enum ExprKind {
     /// An expression node.
     #[prost(bytes, tag = "2")]
     Segment(Vec<u8>),
+    #[prost(message, tag = "3")]
+    Cast(Cast),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -188,6 +192,15 @@ pub(super) struct Subquery {
     pub(super) scope: u32,
     #[prost(message, optional, tag = "2")]
     pub(super) expr: Option<protobuf::PhysicalExprNode>,
+}
+
+/// A cast that says what its result is.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Cast {
+    #[prost(message, optional, tag = "1")]
+    pub(super) expr: Option<protobuf::PhysicalExprNode>,
+    #[prost(message, optional, tag = "2")]
+    pub(super) field: Option<protobuf::Field>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
