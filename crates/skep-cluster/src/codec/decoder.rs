@@ -4,10 +4,11 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::Schema;
+use datafusion::arrow::datatypes::{Field, Schema};
 use datafusion::common::{internal_datafusion_err, internal_err};
 use datafusion::error::Result;
 use datafusion::logical_expr::physical_planning_context::{ScalarSubqueryResults, SubqueryIndex};
+use datafusion::physical_expr::expressions::CastExpr;
 use datafusion::physical_expr::{LexOrdering, PhysicalExpr};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::scalar_subquery::{ScalarSubqueryExec, ScalarSubqueryLink};
@@ -24,8 +25,10 @@ use datafusion_proto::protobuf::physical_expr_node::ExprType;
 use datafusion_proto::protobuf::physical_plan_node::PhysicalPlanType;
 use prost::Message;
 
-use super::wire::{ExprExtension, ExprKind, PlanExtension, PlanKind, SortExprs, Subqueries, TopK};
-use super::{exchange, scan, window};
+use super::wire::{
+    Cast, ExprExtension, ExprKind, PlanExtension, PlanKind, SortExprs, Subqueries, TopK,
+};
+use super::{aggregate, exchange, scan, window};
 
 /// Reads one stage.
 #[derive(Debug, Default)]
@@ -67,9 +70,10 @@ impl Decoder {
                 self.subqueries(&wire, results, inputs().collect::<Result<Vec<_>>>()?)
             }
             PlanKind::Windows(wire) => window::decode(&wire, &input()?),
-            PlanKind::Scan(wire) => scan::decode_files(&wire, &input()?),
+            PlanKind::Scan(wire) => scan::decode_files(&wire, &input()?, self, ctx),
             PlanKind::Series(wire) => scan::decode_series(&wire, &input()?, self, ctx),
             PlanKind::TopK(wire) => self.top_k(&wire, input()?, ctx),
+            PlanKind::Groups(groups) => aggregate::decode(narrow(groups)?, &input()?),
             PlanKind::Segment(bytes) => self.plan(&read(&bytes)?, ctx),
         }
     }
@@ -84,9 +88,12 @@ impl Decoder {
         schema: &Schema,
         ctx: &PhysicalPlanDecodeContext<'_>,
     ) -> Result<Arc<dyn PhysicalExpr>> {
-        let Some(ExprType::Extension(extension)) = &node.expr_type else {
-            let expr = parse_physical_expr_with_converter(node, schema, ctx, self)?;
-            return self.as_shared(node.expr_id, expr);
+        let extension = match &node.expr_type {
+            Some(ExprType::Extension(extension)) => extension,
+            Some(ExprType::DynamicFilter(filter)) => {
+                return self.dynamic_filter(node, filter, schema, ctx);
+            }
+            _ => return parse_physical_expr_with_converter(node, schema, ctx, self),
         };
         match read::<ExprExtension>(&extension.expr)?.kind {
             Some(ExprKind::Segment(bytes)) => self.expr(&read(&bytes)?, schema, ctx),
@@ -98,6 +105,12 @@ impl Decoder {
                 let scoped = ctx.with_scalar_subquery_results(results);
                 parse_physical_expr_with_converter(&node, schema, &scoped, self)
             }
+            Some(ExprKind::Cast(Cast { expr: Some(expr), field: Some(field) })) => {
+                let expr = self.expr(&expr, schema, ctx)?;
+                let field = Arc::new(Field::try_from(&field)?);
+                Ok(Arc::new(CastExpr::new_with_target_field(expr, field, None)))
+            }
+            Some(ExprKind::Cast(_)) => internal_err!("a cast of nothing, or to nothing"),
             None => internal_err!("an expression of no kind"),
         }
     }
@@ -116,22 +129,37 @@ impl Decoder {
         LexOrdering::new(exprs).ok_or_else(|| internal_datafusion_err!("an order by nothing"))
     }
 
-    /// Returns the one of all expressions with this identity, over the columns of this use.
-    fn as_shared(
+    /// Reads a filter that operators share: who fills it and who reads it get the same, each over
+    /// columns of its own.
+    fn dynamic_filter(
         &self,
-        id: Option<u64>,
-        expr: Arc<dyn PhysicalExpr>,
+        node: &protobuf::PhysicalExprNode,
+        filter: &protobuf::PhysicalDynamicFilterNode,
+        schema: &Schema,
+        ctx: &PhysicalPlanDecodeContext<'_>,
     ) -> Result<Arc<dyn PhysicalExpr>> {
-        let Some(id) = id else { return Ok(expr) };
+        let Some(id) = node.expr_id else { return internal_err!("a filter of no identity") };
         let known = self.shared.borrow().get(&id).cloned();
-        match known {
-            // Keeps what is inside, for other columns.
-            Some(known) => known.with_new_children(expr.children().into_iter().cloned().collect()),
+        let filled = match known {
+            Some(known) => known,
             None => {
-                self.shared.borrow_mut().insert(id, Arc::clone(&expr));
-                Ok(expr)
+                // As its owner holds it. A derived filter knows the owner's columns too.
+                let owned = protobuf::PhysicalDynamicFilterNode {
+                    remapped_children: Vec::new(),
+                    ..filter.clone()
+                };
+                let expr_type = Some(ExprType::DynamicFilter(Box::new(owned)));
+                let owned = protobuf::PhysicalExprNode { expr_id: Some(id), expr_type };
+                let owned = parse_physical_expr_with_converter(&owned, schema, ctx, self)?;
+                self.shared.borrow_mut().insert(id, Arc::clone(&owned));
+                owned
             }
+        };
+        if filter.remapped_children.is_empty() {
+            return Ok(filled);
         }
+        let columns = filter.remapped_children.iter().map(|child| self.expr(child, schema, ctx));
+        filled.with_new_children(columns.collect::<Result<_>>()?)
     }
 
     fn results_of(&self, wire: &Subqueries) -> ScalarSubqueryResults {

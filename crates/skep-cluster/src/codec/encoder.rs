@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
+use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{internal_err, not_impl_err};
 use datafusion::error::Result;
 use datafusion::execution::TaskContext;
@@ -27,9 +28,9 @@ use datafusion_proto::protobuf::physical_plan_node::PhysicalPlanType;
 use prost::Message;
 
 use super::wire::{
-    ExprExtension, ExprKind, PlanExtension, PlanKind, SortExprs, Subqueries, Subquery, TopK,
+    Cast, ExprExtension, ExprKind, PlanExtension, PlanKind, SortExprs, Subqueries, Subquery, TopK,
 };
-use super::{exchange, scan, window};
+use super::{aggregate, exchange, scan, window};
 use crate::exchange::plan::ExchangeReadExec;
 
 /// How many nodes of a plan, or of an expression, are nested in one message. Up to four levels of
@@ -124,6 +125,23 @@ impl Encoder {
         }
     }
 
+    /// Tells whether this stage computes all scalar subqueries that an expression uses, as far as
+    /// it was written.
+    ///
+    /// # Errors
+    /// If the expression cannot be walked.
+    pub(super) fn computes(&self, expr: &Arc<dyn PhysicalExpr>) -> Result<bool> {
+        let scopes = self.scopes.borrow();
+        let is_strange = expr.exists(|expr| {
+            Ok(expr.downcast_ref::<ScalarSubqueryExpr>().is_some_and(|subquery| {
+                !scopes.iter().any(|(known, is_seen)| {
+                    *is_seen && ScalarSubqueryResults::ptr_eq(known, subquery.results())
+                })
+            }))
+        })?;
+        Ok(!is_strange)
+    }
+
     fn plan_node(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<protobuf::PhysicalPlanNode> {
         check_limits(plan.as_ref())?;
         if let Some(read) = plan.downcast_ref::<ExchangeReadExec>() {
@@ -145,7 +163,10 @@ impl Encoder {
             }
             return Ok(extension(PlanKind::Windows(windows), vec![node]));
         }
-        if let Some(scan) = scan::encode_files(plan.as_ref())? {
+        if let Some(groups) = aggregate::empty_groups(plan.as_ref()) {
+            return Ok(extension(PlanKind::Groups(wide(groups)), vec![self.by_datafusion(plan)?]));
+        }
+        if let Some(scan) = scan::encode_files(plan.as_ref(), self)? {
             return Ok(extension(PlanKind::Scan(scan), vec![self.by_datafusion(plan)?]));
         }
         if let Some(series) = scan::encode_series(plan.as_ref(), self)? {
@@ -191,10 +212,17 @@ impl Encoder {
             let node = serialize_physical_expr_with_converter(expr, &NamesOnly, self)?;
             return Ok(expr_extension(ExprKind::Subquery(Subquery { scope, expr: Some(node) })));
         }
-        if let Some(cast) = expr.downcast_ref::<CastExpr>()
-            && cast.cast_options().safe
-        {
-            return not_impl_err!("a cast that gives NULL for what it cannot cast does not travel");
+        if let Some(cast) = expr.downcast_ref::<CastExpr>() {
+            if cast.cast_options().safe {
+                return not_impl_err!(
+                    "a cast that gives NULL for what it cannot cast does not travel"
+                );
+            }
+            if cast.target_nullable().is_some() {
+                let field = Some(cast.target_field().as_ref().try_into()?);
+                let expr = Some(self.expr(cast.expr())?);
+                return Ok(expr_extension(ExprKind::Cast(Cast { expr, field })));
+            }
         }
         serialize_physical_expr_with_converter(expr, &NamesOnly, self)
     }

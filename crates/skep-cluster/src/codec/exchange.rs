@@ -38,7 +38,7 @@ pub(super) fn encode(read: &ExchangeReadExec, encoder: &Encoder) -> Result<Excha
     let orders = equivalence.oeq_class().iter().map(|order| encoder.order(order));
     let equals = equivalence.eq_group().iter();
     let constants = equivalence.constants();
-    let equals = equals.map(|class| encode_class(class, &constants, encoder));
+    let equals = equals.filter_map(|class| encode_class(class, &constants, encoder).transpose());
     Ok(ExchangeRead {
         producer: read.producer().0,
         producer_tasks: wide(read.producer_tasks()),
@@ -140,11 +140,16 @@ pub(super) fn decode_partitioning(
         .ok_or_else(|| internal_datafusion_err!("partitions of no kind"))
 }
 
+/// Writes what is equal, without the scalar subqueries that the producers compared with and nobody
+/// computes here; `None` if that leaves nothing to be said.
+///
+/// # Errors
+/// If an expression cannot travel.
 fn encode_class(
     class: &EquivalenceClass,
     constants: &[ConstExpr],
     encoder: &Encoder,
-) -> Result<EqualExprs> {
+) -> Result<Option<EqualExprs>> {
     let constant = class.canonical_expr().and_then(|first| {
         constants.iter().find(|constant| constant.expr.eq(first)).map(|it| &it.across_partitions)
     });
@@ -156,8 +161,14 @@ fn encode_class(
             (Constant::Everywhere, Some(value.try_into()?))
         }
     };
-    let exprs = class.iter().map(|expr| encoder.expr(expr)).collect::<Result<_>>()?;
-    Ok(EqualExprs { exprs, constant: constant.into(), value })
+    let mut exprs = Vec::new();
+    for expr in class.iter() {
+        if encoder.computes(expr)? {
+            exprs.push(encoder.expr(expr)?);
+        }
+    }
+    let says_nothing = exprs.is_empty() || (exprs.len() == 1 && constant == Constant::No);
+    Ok((!says_nothing).then(|| EqualExprs { exprs, constant: constant.into(), value }))
 }
 
 fn decode_class(

@@ -5,17 +5,21 @@
 //! same plan: same rows, same partitions, same order, same schema.
 //!
 //! [`encode_stage`] decodes what it has written and compares, so that a stage that cannot travel is
-//! known before any worker is involved, with the reason.
+//! known before any worker is involved, with the reason. How a scan is told which row groups are best
+//! read first, over something else than plain columns, is the one thing that may stay behind: the
+//! answer does not depend on it.
 //!
 //! **Invariant:** a stage that [`encode_stage`] returns is decoded to the same plan by any process of
 //! the same build; what cannot be said on the wire is an error there, never a different plan.
 //!
 //! **Invariant:** a decoded plan shares nothing with any other: no filter, no subquery's value.
 
+mod aggregate;
 mod decoder;
 mod encoder;
 pub mod error;
 mod exchange;
+mod parquet_order;
 mod plan_decoder;
 mod scan;
 pub mod stage;

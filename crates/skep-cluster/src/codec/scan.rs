@@ -1,17 +1,19 @@
 //! Leaves: scans of files and series, with what DataFusion's messages leave out.
 
+use std::fmt;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use datafusion::catalog::memory::DataSourceExec;
 use datafusion::common::{internal_datafusion_err, internal_err, not_impl_err};
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::datasource::physical_plan::{
-    ArrowSource, CsvSource, FileGroup, FileScanConfig, FileSource, JsonSource,
+    ArrowSource, CsvSource, FileGroup, FileScanConfig, FileSource, JsonSource, ParquetSource,
 };
 use datafusion::error::Result;
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_plan::memory::LazyMemoryExec;
+use datafusion::physical_plan::{DisplayFormatType, ExecutionPlan};
 use datafusion_proto::physical_plan::PhysicalPlanDecodeContext;
 use datafusion_proto::protobuf;
 use datafusion_proto::protobuf::physical_plan_node::PhysicalPlanType;
@@ -19,6 +21,7 @@ use skep_engine::JsonArrayFile;
 
 use super::decoder::Decoder;
 use super::encoder::Encoder;
+use super::parquet_order;
 use super::wire::{Scan, Series};
 
 /// What an Arrow source calls itself when it reads streams.
@@ -28,7 +31,7 @@ const ARROW_STREAM: &str = "arrow_stream";
 ///
 /// # Errors
 /// If a part of it cannot travel.
-pub(super) fn encode_files(plan: &dyn ExecutionPlan) -> Result<Option<Scan>> {
+pub(super) fn encode_files(plan: &dyn ExecutionPlan, encoder: &Encoder) -> Result<Option<Scan>> {
     let Some((_, config)) = file_scan(plan) else { return Ok(None) };
     if config.expr_adapter_factory.is_some() {
         return not_impl_err!("a scan with an adapter of expressions does not travel");
@@ -43,12 +46,14 @@ pub(super) fn encode_files(plan: &dyn ExecutionPlan) -> Result<Option<Scan>> {
         return internal_err!("a scan of JSON arrays and of JSON lines");
     }
     let csv = source.downcast_ref::<CsvSource>();
+    let order = source.downcast_ref::<ParquetSource>().and_then(parquet_order::wanted_order);
     Ok(Some(Scan {
         compression: config.file_compression_type.get_variant().to_string(),
         preserve_order: config.preserve_order,
         is_json_array,
         is_arrow_stream: source.file_type() == ARROW_STREAM,
         csv_terminator: csv.and_then(CsvSource::terminator).map(u32::from),
+        wanted_order: order.map(|order| encoder.order(&order)).transpose()?,
     }))
 }
 
@@ -59,6 +64,8 @@ pub(super) fn encode_files(plan: &dyn ExecutionPlan) -> Result<Option<Scan>> {
 pub(super) fn decode_files(
     wire: &Scan,
     plan: &Arc<dyn ExecutionPlan>,
+    decoder: &Decoder,
+    ctx: &PhysicalPlanDecodeContext<'_>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let Some((exec, config)) = file_scan(plan.as_ref()) else {
         return internal_err!("{} is no scan of files", plan.name());
@@ -90,7 +97,96 @@ pub(super) fn decode_files(
         };
         config.file_source = projected.unwrap_or_else(|| Arc::new(stream));
     }
+    if let Some(order) = &wire.wanted_order {
+        let Some(parquet) = config.file_source.downcast_ref::<ParquetSource>() else {
+            return internal_err!("an order of row groups of something other than Parquet");
+        };
+        let order = decoder.order(order, parquet.table_schema().file_schema(), ctx)?;
+        if let Some(ordered) = parquet_order::with_wanted_order(parquet, &order)? {
+            config.file_source = ordered;
+        }
+    }
     Ok(Arc::new(exec.clone().with_data_source(Arc::new(config))))
+}
+
+/// Says what a scan of files lost on its way, if anything; `None` too if neither is one.
+///
+/// Not by what plans show of scans: DataFusion then works out how to prune, which takes longer than
+/// all else here, and shows a few of the files.
+pub(super) fn difference(before: &dyn ExecutionPlan, after: &dyn ExecutionPlan) -> Option<String> {
+    let (before, after) = match (file_scan(before), file_scan(after)) {
+        (Some((_, before)), Some((_, after))) => (before, after),
+        (None, None) => return None,
+        _ => return Some(format!("{} is no scan of files", after.name())),
+    };
+    let files_of = |config: &FileScanConfig| config.file_groups.iter().map(FileGroup::len).sum();
+    let (files, files_after): (usize, usize) = (files_of(before), files_of(after));
+    let mut pairs = before.file_groups.iter().zip(&after.file_groups);
+    let groups = (before.file_groups.len(), after.file_groups.len());
+    if groups.0 != groups.1 || files != files_after || !pairs.all(|pair| is_same_group(pair)) {
+        return Some("a scan of other files".to_owned());
+    }
+    let (shown_before, shown_after) = (shown(before), shown(after));
+    (shown_before != shown_after).then(|| format!("{shown_after} is not {shown_before}"))
+}
+
+fn is_same_group((before, after): (&FileGroup, &FileGroup)) -> bool {
+    before.len() == after.len()
+        && before.iter().zip(after.iter()).all(|(before, after)| {
+            before.object_meta.location == after.object_meta.location
+                && before.object_meta.size == after.object_meta.size
+                && before.object_meta.last_modified == after.object_meta.last_modified
+                && before.range == after.range
+                && before.partition_values == after.partition_values
+        })
+}
+
+/// Shows all that a scan of given files is.
+fn shown(config: &FileScanConfig) -> String {
+    let source = config.file_source();
+    let schema = source.table_schema();
+    let mut text = format!(
+        "{} of {} by {}, {:?} and {:?} and {:?}, limit {:?}, kept {}, batches {:?}, {:?}",
+        source.file_type(),
+        config.object_store_url,
+        config.file_compression_type.get_variant(),
+        schema.file_schema(),
+        schema.table_partition_cols(),
+        schema.virtual_columns(),
+        config.limit,
+        config.preserve_order,
+        config.batch_size,
+        config.constraints,
+    );
+    for key in source.projection().into_iter().flat_map(ProjectionExprs::iter) {
+        text += &format!(", {} as {}", key.expr, key.alias);
+    }
+    for order in &config.output_ordering {
+        text += &format!(", ordered by {order}");
+    }
+    if let Some(partitioning) = &config.output_partitioning {
+        text += &format!(", split by {partitioning}");
+    }
+    if let Some(filter) = source.filter() {
+        text += &format!(", where {filter}");
+    }
+    match source.downcast_ref::<ParquetSource>() {
+        Some(parquet) => {
+            let order = parquet_order::wanted_order(parquet);
+            let order = order.map(|order| order.to_string());
+            text + &format!(", {order:?}, {:?}", parquet.table_parquet_options())
+        }
+        None => text + &Extra(source.as_ref()).to_string(),
+    }
+}
+
+/// What a source shows of itself.
+struct Extra<'a>(&'a dyn FileSource);
+
+impl fmt::Display for Extra<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt_extra(DisplayFormatType::Default, f)
+    }
 }
 
 fn file_scan(plan: &dyn ExecutionPlan) -> Option<(&DataSourceExec, &FileScanConfig)> {
@@ -119,12 +215,12 @@ pub(super) fn widen_series(node: &mut protobuf::PhysicalPlanNode) -> Result<()> 
     };
     if series.schema.as_ref().is_some_and(|schema| schema.columns.is_empty()) {
         use protobuf::generate_series_node::Args;
-        let data_type = match series.args {
-            Some(Args::TimestampArgs(_) | Args::DateArgs(_)) => {
-                return not_impl_err!(
-                    "a series of times of which no column is wanted does not travel"
-                );
+        let data_type = match &series.args {
+            Some(Args::TimestampArgs(args)) => {
+                DataType::Timestamp(TimeUnit::Nanosecond, args.tz.as_deref().map(Arc::from))
             }
+            // Of times without a zone too; dates are cast above the series.
+            Some(Args::DateArgs(_)) => DataType::Timestamp(TimeUnit::Nanosecond, None),
             _ => DataType::Int64,
         };
         let schema = Schema::new(vec![Field::new("value", data_type, false)]);

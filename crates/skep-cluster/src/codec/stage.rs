@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use datafusion::catalog::memory::DataSourceExec;
 use datafusion::common::{internal_datafusion_err, internal_err, not_impl_err};
 use datafusion::error::Result;
 use datafusion::execution::TaskContext;
@@ -15,6 +16,7 @@ use skep_engine::TaskSettings;
 use super::decoder::{Decoder, narrow, read};
 use super::encoder::{Encoder, NamesOnly, wide};
 use super::exchange::{decode_partitioning, encode_partitioning};
+use super::scan;
 use super::wire::{OutputKind, Program};
 use crate::exchange::plan::Output;
 use crate::stage_planner::Stage;
@@ -118,13 +120,28 @@ fn difference(stage: &Stage, decoded: &DecodedStage) -> Option<String> {
     if decoded.output.to_string() != stage.output.to_string() {
         return Some(format!("{} is not {}", decoded.output, stage.output));
     }
-    let shown = |plan: &Arc<dyn ExecutionPlan>| {
-        displayable(plan.as_ref()).set_show_schema(true).indent(true).to_string()
-    };
-    let (before, after) = (shown(&stage.plan), shown(&decoded.plan));
-    let mut lines = before.lines().zip(after.lines());
-    match lines.find(|(before, after)| before != after) {
-        Some((before, after)) => Some(format!("{} is not {}", after.trim(), before.trim())),
-        None => (before.len() != after.len()).then(|| "operators are missing".to_owned()),
+    let mut pairs = vec![(&stage.plan, &decoded.plan)];
+    while let Some((before, after)) = pairs.pop() {
+        if let Some(difference) = difference_of_nodes(before.as_ref(), after.as_ref()) {
+            return Some(difference);
+        }
+        pairs.extend(before.children().into_iter().zip(after.children()));
     }
+    None
+}
+
+fn difference_of_nodes(before: &dyn ExecutionPlan, after: &dyn ExecutionPlan) -> Option<String> {
+    let children = (before.children().len(), after.children().len());
+    if before.name() != after.name() || children.0 != children.1 {
+        return Some(format!("{} is not {}", after.name(), before.name()));
+    }
+    if before.schema() != after.schema() {
+        return Some(format!("{} is not {}", after.schema(), before.schema()));
+    }
+    if before.is::<DataSourceExec>() {
+        return scan::difference(before, after);
+    }
+    let shown = |plan| displayable(plan).one_line().to_string();
+    let (before, after) = (shown(before), shown(after));
+    (before != after).then(|| format!("{} is not {}", after.trim(), before.trim()))
 }

@@ -6,10 +6,14 @@
 //! - [`Subqueries`], [`Subquery`]: DataFusion finds the results of a scalar subquery by nesting
 //!   alone; here each use names its `ScalarSubqueryExec`, so that scopes may nest and the keys of a
 //!   stage's output may use one too.
+//! - [`Cast`]: DataFusion forgets what a cast says of its result besides the type, as that it may be
+//!   NULL; a union puts one more projection over an input that it takes for another.
 //! - [`Windows`]: whether a window function runs in reverse.
-//! - [`Scan`]: compression, framing of JSON and Arrow, line ends of CSV.
+//! - [`Scan`]: compression, framing of JSON and Arrow, line ends of CSV, in which order Parquet's row
+//!   groups are best read.
 //! - [`Series`]: that no column is wanted of a series, and its order.
 //! - [`TopK`]: the operator has no message.
+//! - `Groups`: how many sets there are of an aggregate whose grouping sets are all empty.
 //! - `Segment`: protobuf's decoder refuses what is nested more than a hundred deep; a deep plan or
 //!   expression is cut into pieces that are bytes to one another.
 
@@ -43,7 +47,7 @@ pub(super) enum OutputKind {
 /// What an extension node of a plan holds; its inputs are the node's own.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct PlanExtension {
-    #[prost(oneof = "PlanKind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "PlanKind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub(super) kind: Option<PlanKind>,
 }
 
@@ -69,12 +73,15 @@ pub(super) enum PlanKind {
     /// A plan node.
     #[prost(bytes, tag = "7")]
     Segment(Vec<u8>),
+    /// Input: the aggregate, without its grouping sets.
+    #[prost(uint64, tag = "8")]
+    Groups(u64),
 }
 
 /// What an extension node of an expression holds.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct ExprExtension {
-    #[prost(oneof = "ExprKind", tags = "1, 2")]
+    #[prost(oneof = "ExprKind", tags = "1, 2, 3")]
     pub(super) kind: Option<ExprKind>,
 }
 
@@ -85,6 +92,8 @@ pub(super) enum ExprKind {
     /// An expression node.
     #[prost(bytes, tag = "2")]
     Segment(Vec<u8>),
+    #[prost(message, tag = "3")]
+    Cast(Cast),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -185,6 +194,15 @@ pub(super) struct Subquery {
     pub(super) expr: Option<protobuf::PhysicalExprNode>,
 }
 
+/// A cast that says what its result is.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Cast {
+    #[prost(message, optional, tag = "1")]
+    pub(super) expr: Option<protobuf::PhysicalExprNode>,
+    #[prost(message, optional, tag = "2")]
+    pub(super) field: Option<protobuf::Field>,
+}
+
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Windows {
     /// Of each function, whether it runs in reverse.
@@ -204,6 +222,9 @@ pub(super) struct Scan {
     pub(super) is_arrow_stream: bool,
     #[prost(uint32, optional, tag = "5")]
     pub(super) csv_terminator: Option<u32>,
+    /// Of Parquet, the order that the operators above would like best.
+    #[prost(message, optional, tag = "6")]
+    pub(super) wanted_order: Option<SortExprs>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

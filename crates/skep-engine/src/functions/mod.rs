@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF, WindowUDF};
 
+pub(crate) use signed::row_number;
+
 /// Returns the scalar functions that every session has besides DataFusion's: those that people
 /// call, and those that stand for arithmetic in plans, so that plans can be decoded.
 pub(crate) fn scalar_functions() -> Vec<Arc<ScalarUDF>> {

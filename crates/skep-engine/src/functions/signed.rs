@@ -40,6 +40,13 @@ pub(super) fn window_functions() -> Vec<Arc<WindowUDF>> {
     [row_number_udwf(), rank_udwf(), dense_rank_udwf(), ntile_udwf()].map(signed_window).into()
 }
 
+/// Returns `row_number` as sessions know it.
+///
+/// Plans travel with functions by name: what a rule adds to a plan must be what the name stands for.
+pub(crate) fn row_number() -> Arc<WindowUDF> {
+    signed_window(row_number_udwf())
+}
+
 fn signed_window(inner: Arc<WindowUDF>) -> Arc<WindowUDF> {
     Arc::new(WindowUDF::from(SignedWindow { inner }))
 }

@@ -162,12 +162,17 @@ async fn run_script(script: &Path, traveller: &Arc<Traveller>) {
             let session =
                 sessions.entry(connection.to_owned()).or_insert_with(|| engine.session()).clone();
             let statement = body.join("\n");
-            let before = traveller.found.lock().differences.len();
+            let before = {
+                let found = traveller.found.lock();
+                (found.stayed.len(), found.differences.len())
+            };
             let work = async { session.execute(&statement).await?.collect().await };
             // What is expected of it, be it an error, is what the script itself is for.
             let _ = tokio::time::timeout(STATEMENT_LIMIT, work).await;
             let place = format!("{}: {statement}: ", script.display());
-            for text in &mut traveller.found.lock().differences[before..] {
+            let mut found = traveller.found.lock();
+            let Found { stayed, differences, .. } = &mut *found;
+            for text in stayed[before.0..].iter_mut().chain(&mut differences[before.1..]) {
                 text.insert_str(0, &place);
             }
         }

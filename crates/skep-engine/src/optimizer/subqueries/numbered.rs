@@ -12,13 +12,13 @@ use std::sync::Arc;
 
 use datafusion::common::Column;
 use datafusion::error::Result;
-use datafusion::functions_window::row_number::row_number_udwf;
 use datafusion::logical_expr::expr::WindowFunction;
 use datafusion::logical_expr::logical_plan::{Aggregate, Filter, LogicalPlan, Projection, Window};
 use datafusion::logical_expr::{Expr, JoinType, WindowFunctionDefinition, lit};
 
 use super::attach::join_on;
 use super::unnest::{Domain, Unnested, named_as, outer_references};
+use crate::functions::row_number;
 
 impl Domain<'_> {
     /// Computes `plan` for every row of the source, whose columns are the domain; `None` if it has
@@ -81,7 +81,7 @@ impl Domain<'_> {
     /// The source's rows, each with a number of its own, under names that clash with no others.
     fn numbered_rows(&mut self) -> Result<Unnested> {
         let number = self.names.next("number");
-        let function = WindowFunctionDefinition::WindowUDF(row_number_udwf());
+        let function = WindowFunctionDefinition::WindowUDF(row_number());
         let window = Expr::from(WindowFunction::new(function, vec![])).alias(number.as_str());
         let source = Arc::new(self.source.clone());
         let window = LogicalPlan::Window(Window::try_new(vec![window], source)?);

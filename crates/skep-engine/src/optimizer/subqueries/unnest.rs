@@ -8,7 +8,6 @@ use std::sync::Arc;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{Column, DFSchema, NullEquality, ScalarValue};
 use datafusion::error::{DataFusionError, Result};
-use datafusion::functions_window::row_number::row_number_udwf;
 use datafusion::logical_expr::expr::{GroupingSet, WindowFunction};
 use datafusion::logical_expr::logical_plan::{
     Aggregate, Distinct, DistinctOn, FetchType, Filter, Join, Limit, LogicalPlan, Projection,
@@ -22,6 +21,7 @@ use datafusion::logical_expr::{
 use super::attach::{conjoin, equal_columns, join_on};
 use super::stability;
 use crate::error::Error;
+use crate::functions::row_number;
 
 /// The distinct outer values that a subquery refers to.
 pub(super) struct Domain<'a> {
@@ -452,7 +452,7 @@ impl<'a> Domain<'a> {
         fetch: Option<usize>,
     ) -> Result<Unnested> {
         let unnested = self.unnest(input)?;
-        let function = WindowFunctionDefinition::WindowUDF(row_number_udwf());
+        let function = WindowFunctionDefinition::WindowUDF(row_number());
         let row = self.names.next("row");
         let number = Expr::from(WindowFunction::new(function, vec![]))
             .partition_by(unnested.domain.iter().cloned().map(Expr::Column).collect())
@@ -461,9 +461,9 @@ impl<'a> Domain<'a> {
             .alias(row.as_str());
         let numbered = LogicalPlan::Window(Window::try_new(vec![number], Arc::new(unnested.plan))?);
         let row = Expr::Column(Column::new_unqualified(row));
-        let mut kept = row.clone().gt(lit(skip as u64));
+        let mut kept = row.clone().gt(lit(signed(skip)));
         if let Some(fetch) = fetch {
-            kept = kept.and(row.lt_eq(lit(skip.saturating_add(fetch) as u64)));
+            kept = kept.and(row.lt_eq(lit(signed(skip.saturating_add(fetch)))));
         }
         let plan = LogicalPlan::Filter(Filter::try_new(kept, Arc::new(numbered))?);
         exactly(input.schema(), Unnested { plan, domain: unnested.domain })
@@ -637,6 +637,11 @@ pub(super) fn outer_references(plan: &LogicalPlan) -> Vec<Column> {
     });
     debug_assert!(visited.is_ok(), "the closures above return no error");
     columns
+}
+
+/// A count as a BIGINT, which `row_number` gives; there are never more rows.
+fn signed(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// The error for a shape that stays impossible.
