@@ -1,6 +1,5 @@
 //! A cluster of real processes, and what tests see of it through a client.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -138,13 +137,4 @@ impl TaskRow {
             worker,
         }
     }
-}
-
-/// Returns how many attempts each task had.
-pub(crate) fn attempt_counts(attempts: &[TaskRow]) -> BTreeMap<(String, usize), usize> {
-    let mut counts = BTreeMap::new();
-    for row in attempts {
-        *counts.entry((row.stage.clone(), row.partition)).or_default() += 1;
-    }
-    counts
 }
