@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use datafusion::common::config::{ConfigEntry, ConfigField, ConfigOptions};
 use datafusion::execution::TaskContext;
@@ -30,6 +30,10 @@ const OF_THE_MACHINE: [&str; 2] =
 /// Sets others with it, and so comes before them.
 const OF_OTHERS: &str = "datafusion.optimizer.enable_dynamic_filter_pushdown";
 
+/// Worked out once: it takes as long as writing a stage, and is asked for with each.
+static DEFAULTS: LazyLock<BTreeMap<String, Option<String>>> =
+    LazyLock::new(|| by_name(&base_options()));
+
 /// The settings of a session, for its tasks elsewhere.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TaskSettings {
@@ -41,12 +45,11 @@ impl TaskSettings {
     /// Takes the settings of the session that a context belongs to.
     pub fn of(context: &TaskContext) -> Self {
         let options = context.session_config().options();
-        let defaults = by_name(&base_options());
         let mut values: BTreeMap<String, Option<String>> = by_name(options)
             .into_iter()
             .filter(|(name, value)| {
                 !object_stores::is_store_setting(name)
-                    && (defaults.get(name) != Some(value)
+                    && (DEFAULTS.get(name) != Some(value)
                         || OF_THE_MACHINE.contains(&name.as_str()))
             })
             .collect();

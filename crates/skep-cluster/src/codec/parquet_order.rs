@@ -15,7 +15,7 @@ use datafusion::physical_expr::expressions::{Column, lit};
 use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, PhysicalSortExpr};
 use datafusion::physical_plan::{DisplayFormatType, SortOrderPushdownResult};
 
-/// How a key's direction is shown, what begins another before that one.
+/// How a key's direction is shown, longer texts before those that they begin with.
 const DIRECTIONS: [(&str, SortOptions); 4] = [
     (" ASC NULLS LAST", SortOptions { descending: false, nulls_first: false }),
     (" DESC NULLS LAST", SortOptions { descending: true, nulls_first: false }),
@@ -29,8 +29,7 @@ pub(super) fn wanted_order(source: &ParquetSource) -> Option<LexOrdering> {
     let shown = Shown(&source.with_predicate(lit(true))).to_string();
     let mut rest = shown.strip_prefix(", predicate=true, sort_order_for_reorder=[")?;
     let mut keys = Vec::new();
-    loop {
-        let Some((key, after)) = read_key(rest, source.table_schema().file_schema()) else { break };
+    while let Some((key, after)) = read_key(rest, source.table_schema().file_schema()) {
         keys.push(key);
         match after.strip_prefix(", ") {
             Some(after) => rest = after,

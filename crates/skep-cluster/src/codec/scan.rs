@@ -46,7 +46,7 @@ pub(super) fn encode_files(plan: &dyn ExecutionPlan, encoder: &Encoder) -> Resul
         return internal_err!("a scan of JSON arrays and of JSON lines");
     }
     let csv = source.downcast_ref::<CsvSource>();
-    let order = source.downcast_ref::<ParquetSource>().and_then(parquet_order::wanted_order);
+    let order = parquet(config).and_then(parquet_order::wanted_order);
     Ok(Some(Scan {
         compression: config.file_compression_type.get_variant().to_string(),
         preserve_order: config.preserve_order,
@@ -98,7 +98,7 @@ pub(super) fn decode_files(
         config.file_source = projected.unwrap_or_else(|| Arc::new(stream));
     }
     if let Some(order) = &wire.wanted_order {
-        let Some(parquet) = config.file_source.downcast_ref::<ParquetSource>() else {
+        let Some(parquet) = parquet(&config) else {
             return internal_err!("an order of row groups of something other than Parquet");
         };
         let order = decoder.order(order, parquet.table_schema().file_schema(), ctx)?;
@@ -109,25 +109,42 @@ pub(super) fn decode_files(
     Ok(Arc::new(exec.clone().with_data_source(Arc::new(config))))
 }
 
-/// Says what a scan of files lost on its way, if anything; `None` too if neither is one.
+/// Says what a scan of files lost on its way, if anything.
 ///
 /// Not by what plans show of scans: DataFusion then works out how to prune, which takes longer than
 /// all else here, and shows a few of the files.
 pub(super) fn difference(before: &dyn ExecutionPlan, after: &dyn ExecutionPlan) -> Option<String> {
-    let (before, after) = match (file_scan(before), file_scan(after)) {
-        (Some((_, before)), Some((_, after))) => (before, after),
-        (None, None) => return None,
-        _ => return Some(format!("{} is no scan of files", after.name())),
+    let (Some((_, before)), Some((_, after))) = (file_scan(before), file_scan(after)) else {
+        return Some(format!("{} is not {}", after.name(), before.name()));
     };
-    let files_of = |config: &FileScanConfig| config.file_groups.iter().map(FileGroup::len).sum();
-    let (files, files_after): (usize, usize) = (files_of(before), files_of(after));
-    let mut pairs = before.file_groups.iter().zip(&after.file_groups);
-    let groups = (before.file_groups.len(), after.file_groups.len());
-    if groups.0 != groups.1 || files != files_after || !pairs.all(|pair| is_same_group(pair)) {
-        return Some("a scan of other files".to_owned());
+    let mut groups = before.file_groups.iter().zip(&after.file_groups);
+    if before.file_groups.len() != after.file_groups.len() || !groups.all(is_same_group) {
+        return Some("a scan has other files".to_owned());
     }
-    let (shown_before, shown_after) = (shown(before), shown(after));
-    (shown_before != shown_after).then(|| format!("{shown_after} is not {shown_before}"))
+    let schemas = |config: &FileScanConfig| {
+        let schema = config.file_source.table_schema();
+        (Arc::clone(schema.file_schema()), Arc::clone(schema.table_schema()))
+    };
+    if schemas(before) != schemas(after) {
+        return Some("a scan is of another table".to_owned());
+    }
+    let parquet = (parquet(before), parquet(after));
+    if parquet.0.map(ParquetSource::table_parquet_options)
+        != parquet.1.map(ParquetSource::table_parquet_options)
+    {
+        return Some("a scan has other options of Parquet".to_owned());
+    }
+    let (before, after) = (shown(before), shown(after));
+    (before != after).then(|| format!("{after} is not {before}"))
+}
+
+/// Tells whether an operator is a scan of files.
+pub(super) fn is_files(plan: &dyn ExecutionPlan) -> bool {
+    file_scan(plan).is_some()
+}
+
+fn parquet(config: &FileScanConfig) -> Option<&ParquetSource> {
+    config.file_source.downcast_ref::<ParquetSource>()
 }
 
 fn is_same_group((before, after): (&FileGroup, &FileGroup)) -> bool {
@@ -141,18 +158,14 @@ fn is_same_group((before, after): (&FileGroup, &FileGroup)) -> bool {
         })
 }
 
-/// Shows all that a scan of given files is.
+/// Shows what a scan does with given files of a given table.
 fn shown(config: &FileScanConfig) -> String {
     let source = config.file_source();
-    let schema = source.table_schema();
     let mut text = format!(
-        "{} of {} by {}, {:?} and {:?} and {:?}, limit {:?}, kept {}, batches {:?}, {:?}",
+        "{} of {} by {}, limit {:?}, kept {}, batches {:?}, {:?}",
         source.file_type(),
         config.object_store_url,
         config.file_compression_type.get_variant(),
-        schema.file_schema(),
-        schema.table_partition_cols(),
-        schema.virtual_columns(),
         config.limit,
         config.preserve_order,
         config.batch_size,
@@ -170,12 +183,11 @@ fn shown(config: &FileScanConfig) -> String {
     if let Some(filter) = source.filter() {
         text += &format!(", where {filter}");
     }
-    match source.downcast_ref::<ParquetSource>() {
-        Some(parquet) => {
-            let order = parquet_order::wanted_order(parquet);
-            let order = order.map(|order| order.to_string());
-            text + &format!(", {order:?}, {:?}", parquet.table_parquet_options())
-        }
+    match parquet(config) {
+        Some(parquet) => match parquet_order::wanted_order(parquet) {
+            Some(order) => text + &format!(", best by {order}"),
+            None => text,
+        },
         None => text + &Extra(source.as_ref()).to_string(),
     }
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use datafusion::catalog::memory::DataSourceExec;
 use datafusion::common::{internal_datafusion_err, internal_err, not_impl_err};
 use datafusion::error::Result;
 use datafusion::execution::TaskContext;
@@ -109,7 +108,7 @@ pub(crate) fn write(
 }
 
 /// Says what a stage lost on its way, if anything.
-fn difference(stage: &Stage, decoded: &DecodedStage) -> Option<String> {
+pub(super) fn difference(stage: &Stage, decoded: &DecodedStage) -> Option<String> {
     let partitions = decoded.plan.output_partitioning().partition_count();
     if partitions != stage.task_count || decoded.task_count != stage.task_count {
         return Some(format!("it has {partitions} tasks, not {}", stage.task_count));
@@ -138,7 +137,7 @@ fn difference_of_nodes(before: &dyn ExecutionPlan, after: &dyn ExecutionPlan) ->
     if before.schema() != after.schema() {
         return Some(format!("{} is not {}", after.schema(), before.schema()));
     }
-    if before.is::<DataSourceExec>() {
+    if scan::is_files(before) {
         return scan::difference(before, after);
     }
     let shown = |plan| displayable(plan).one_line().to_string();

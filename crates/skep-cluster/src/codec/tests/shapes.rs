@@ -7,6 +7,7 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlanProperties;
 use tempfile::TempDir;
 
+use crate::codec::stage::{difference, write};
 use crate::codec::{decode_stage, encode_stage};
 use crate::stage_planner::tests::traps::{Joins, tables};
 use crate::stage_planner::tests::{LocalRun, Order, assert_same};
@@ -239,10 +240,11 @@ async fn a_reader_claims_what_it_claimed() {
     assert!(count > 20, "{count}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn deep_plans_and_expressions_travel() {
-    let (mut run, _directory) = tables(2, Joins::Collected).await;
-    run.command("SET datafusion.sql_parser.recursion_limit = 1000").await;
+/// The stack of the server's threads: deep plans recurse deeply, and more so without optimisation.
+const STACK_BYTES: usize = 64 << 20;
+
+#[test]
+fn deep_plans_and_expressions_travel() {
     let sum = (0..150).fold("v".to_owned(), |sum, i| format!("({sum} - {} * k)", i % 3));
     let case = (0..40).fold("0".to_owned(), |case, i| {
         format!("CASE WHEN v = {i} THEN {i} WHEN k = {i} THEN 7 ELSE {case} END")
@@ -250,8 +252,47 @@ async fn deep_plans_and_expressions_travel() {
     let nested = (0..60).fold("SELECT k, v FROM big".to_owned(), |query, i| {
         format!("SELECT k, max(v) + {i} AS v FROM ({query}) GROUP BY k")
     });
-    for query in [format!("SELECT {sum} FROM big"), format!("SELECT {case} FROM big"), nested] {
-        assert_same(&mut run, &query, ANY).await;
+    let queries = [format!("SELECT {sum} FROM big"), format!("SELECT {case} FROM big"), nested];
+    let body = move || {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.thread_stack_size(STACK_BYTES).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (mut run, _directory) = tables(2, Joins::Collected).await;
+            run.command("SET datafusion.sql_parser.recursion_limit = 1000").await;
+            for query in queries {
+                assert_same(&mut run, &query, ANY).await;
+            }
+        });
+    };
+    let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(body).unwrap();
+    thread.join().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stage_lost_is_noticed() {
+    let (run, _directory) = tables(3, Joins::Partitioned).await;
+    let mut known = Vec::new();
+    for query in [
+        "SELECT v FROM big WHERE v > 3",
+        "SELECT v FROM big WHERE v > 4",
+        "SELECT v FROM big LIMIT 4",
+        "SELECT v FROM big LIMIT 5",
+        "SELECT v + 1 AS v FROM big",
+        "SELECT v FROM big ORDER BY v LIMIT 4",
+        "SELECT v FROM big ORDER BY v DESC LIMIT 4",
+        "SELECT v FROM big ORDER BY k, v LIMIT 4",
+        "SELECT a AS v FROM l",
+    ] {
+        let (context, stages) = stages(&run, query).await;
+        known.extend(stages.into_iter().take(1).map(|stage| (query, stage, Arc::clone(&context))));
+    }
+    for (query, stage, context) in &known {
+        for (other_query, other, _) in &known {
+            let program = write(&other.plan, &stage.output, stage.task_count).unwrap();
+            let difference = difference(stage, &decode_stage(&program, context).unwrap());
+            let is_same = query == other_query;
+            assert_eq!(difference.is_none(), is_same, "{query}, {other_query}: {difference:?}");
+        }
     }
 }
 
