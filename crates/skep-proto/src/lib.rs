@@ -22,12 +22,7 @@ pub mod cluster {
 
 /// What skep adds to Flight SQL, as `proto/client.proto` has it.
 #[cfg(feature = "grpc")]
-#[expect(
-    missing_docs,
-    clippy::allow_attributes,
-    clippy::allow_attributes_without_reason,
-    reason = "generated; the .proto has the docs"
-)]
+#[expect(missing_docs, reason = "generated; the .proto has the docs")]
 pub mod client {
     tonic::include_proto!("skep.client.v1");
 }

@@ -37,7 +37,7 @@ pub(crate) enum Phase {
 /// unless `is_insecure`; [`Error::Listen`] if the system does not let us.
 pub(crate) async fn bind(address: &str, is_insecure: bool) -> Result<TcpListener> {
     let invalid = |message: String| Error::InvalidAddress { address: address.to_owned(), message };
-    if !address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+    if address.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
         return Err(invalid("it has no port".to_owned()));
     }
     let places: Vec<SocketAddr> =

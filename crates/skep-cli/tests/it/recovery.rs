@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use datafusion::common::runtime::SpawnedTask;
 use futures::StreamExt;
 use skep_client::Client;
 use skep_engine::{Engine, EngineConfig, Session};
@@ -15,7 +16,6 @@ use skep_testkit::cluster::{Signal, signal};
 use skep_testkit::object_server::ObjectServer;
 use skep_testkit::proxy::Proxy;
 use skep_testkit::slt::render_rows;
-use tokio::task::JoinHandle;
 
 use crate::cluster::{Cluster, PATIENCE, TaskRow, rows};
 use crate::role::Role;
@@ -80,7 +80,7 @@ async fn embedded_answer(statements: &[String], query: &str) -> Rows {
 struct Held<'a> {
     cluster: &'a Cluster,
     server: &'a ObjectServer,
-    answer: JoinHandle<Result<Rows, skep_client::Error>>,
+    answer: SpawnedTask<Result<Rows, skep_client::Error>>,
     file: String,
     id: String,
     expected: Rows,
@@ -104,7 +104,7 @@ impl<'a> Held<'a> {
         }
         let file = format!("bucket/{file}");
         server.hold(&file);
-        let answer = tokio::spawn(async move { rows(&client, &query).await });
+        let answer = SpawnedTask::spawn(async move { rows(&client, &query).await });
         let id = cluster.query_id(&mark).await;
         let held = Self { cluster, server, answer, file, id, expected };
         held.wait_for_readers(1).await;
@@ -364,7 +364,7 @@ async fn a_client_that_leaves_stops_all_work() {
     let (cluster, server) = (Cluster::start(3, 1, "").await, tables());
     let held = Held::start(&cluster, &server, JOINED, "facts/part-5.csv").await;
     held.only_running().await;
-    held.answer.abort();
+    drop(held.answer);
     let begin = Instant::now();
     let ended = format!("SELECT state FROM system.queries WHERE query = '{}'", held.id);
     cluster.wait_for(&ended, |rows| rows[0][0] == "cancelled").await;

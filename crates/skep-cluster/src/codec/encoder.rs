@@ -83,7 +83,7 @@ impl Encoder {
         let node = self.plan_node(plan);
         self.plan_depth.set(depth);
         let node = node?;
-        Ok(match depth > 0 && depth % SEGMENT_DEPTH == 0 {
+        Ok(match depth > 0 && depth.is_multiple_of(SEGMENT_DEPTH) {
             true => extension(PlanKind::Segment(node.encode_to_vec()), Vec::new()),
             false => node,
         })
@@ -99,7 +99,7 @@ impl Encoder {
         let node = self.expr_node(expr);
         self.expr_depth.set(depth);
         let node = node?;
-        Ok(match depth > 0 && depth % SEGMENT_DEPTH == 0 {
+        Ok(match depth > 0 && depth.is_multiple_of(SEGMENT_DEPTH) {
             true => expr_extension(ExprKind::Segment(node.encode_to_vec())),
             false => node,
         })

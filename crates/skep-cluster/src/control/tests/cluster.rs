@@ -35,10 +35,6 @@ impl Server {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let members: Arc<dyn Members> = Arc::<PlainMembers>::clone(members);
         let (sender, address) = oneshot::channel();
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the runtime owns it and ends with the test"
-        )]
         runtime.spawn(async move {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             sender.send(listener.local_addr().unwrap()).unwrap();

@@ -348,7 +348,8 @@ fn what_is_missing_is_named() {
         let (site, fault) = (Site::Coordinator, FetchFault::Missing);
         encode_failure(TaskFailure::Fetch { producer, site, fault, message: "m".to_owned() })
     };
-    let spoil: [(fn(&mut proto::TaskFailure), &str); 5] = [
+    type Spoil = fn(&mut proto::TaskFailure);
+    let spoil: [(Spoil, &str); 5] = [
         (|failure| failure.kind = 99, "TaskFailure.kind"),
         (|failure| failure.error = None, "TaskFailure.error"),
         (|failure| failure.producer = None, "TaskFailure.producer"),

@@ -118,7 +118,7 @@ async fn a_row_may_be_larger_than_a_batch_but_not_than_a_message() {
     let outputs = vec![vec![large.clone()], vec![too_large]];
     keeper.write(0, StorageLevel::MemoryAndDisk, outputs).await;
     let read = reader.read_as(keeper.output(0, 0), large.schema()).await.unwrap();
-    assert_eq!(read, [large.clone()]);
+    assert_eq!(read, std::slice::from_ref(&large));
     let failure = reader.read_as(keeper.output(0, 1), large.schema()).await.unwrap_err();
     assert!(!failure.error.is_retryable());
     let text = failure.to_string();
