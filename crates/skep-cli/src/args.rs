@@ -191,7 +191,10 @@ mod tests {
         assert!(matches!(args.role, Some(Role::Cluster(_))));
         let args = Args::try_parse_from(["skep", "grpc://h:1", "-c", "SELECT 1"]).unwrap();
         assert_eq!((args.role.is_none(), args.url.as_deref()), (true, Some("grpc://h:1")));
-        assert!(Args::try_parse_from(["skep", "-c", "SELECT 1", "cluster"]).is_err());
+        // Behind a statement it is taken for a URL, which it is not.
+        let args = Args::try_parse_from(["skep", "-c", "SELECT 1", "cluster"]).unwrap();
+        let refusal = crate::connection::check_url(args.url.as_deref().unwrap()).unwrap_err();
+        assert!(refusal.hint.contains("skep cluster --help"), "{refusal:?}");
     }
 
     #[test]

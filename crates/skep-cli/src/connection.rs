@@ -118,6 +118,9 @@ pub(crate) fn check_url(url: &str) -> Result<(), Refusal> {
         false if url.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) => {
             format!("to connect to a coordinator: skep grpc://{url}")
         }
+        false if ["coordinator", "worker", "cluster"].contains(&url) => {
+            format!("a role comes first and takes no statements: skep {url} --help")
+        }
         false => "to run a statement: skep -c 'SELECT ...'".to_owned(),
     };
     Err(Refusal { message: format!("\"{url}\" is not a URL"), hint })
