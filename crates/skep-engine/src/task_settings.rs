@@ -34,6 +34,9 @@ const OF_OTHERS: &str = "datafusion.optimizer.enable_dynamic_filter_pushdown";
 static DEFAULTS: LazyLock<BTreeMap<String, Option<String>>> =
     LazyLock::new(|| by_name(&base_options()));
 
+/// The end of the names of those others: they are always said, or a default would be lost to it.
+const SET_BY_IT: &str = "dynamic_filter_pushdown";
+
 /// The settings of a session, for its tasks elsewhere.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TaskSettings {
@@ -50,7 +53,8 @@ impl TaskSettings {
             .filter(|(name, value)| {
                 !object_stores::is_store_setting(name)
                     && (DEFAULTS.get(name) != Some(value)
-                        || OF_THE_MACHINE.contains(&name.as_str()))
+                        || OF_THE_MACHINE.contains(&name.as_str())
+                        || name.ends_with(SET_BY_IT))
             })
             .collect();
         let stores = object_stores::raw_settings(options).into_iter();
