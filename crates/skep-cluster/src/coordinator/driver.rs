@@ -197,7 +197,8 @@ impl Driver {
                     let Some((site, report)) = report else { return };
                     self.take_reports(site, vec![report]);
                 }
-                () = tokio::time::sleep(wakeup) => {}
+                // Whatever it was due for, only a tick makes the scheduler look again.
+                () = tokio::time::sleep(wakeup) => self.events.push(Event::Tick),
             }
             while let Ok((site, report)) = own_reports.try_recv() {
                 self.take_reports(site, vec![report]);
@@ -483,3 +484,7 @@ impl Driver {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "driver_test.rs"]
+mod tests;

@@ -32,6 +32,8 @@ pub struct SchedulerConfig {
     pub locality_wait: Duration,
     /// Of a task's input bytes, how many percent one worker must hold to be waited for.
     pub locality_share_percent: u64,
+    /// Of fewer input bytes no task waits: fetching them takes less time than waiting.
+    pub locality_min_bytes: u64,
     /// How long a query waits with no live worker before it fails.
     pub no_worker_timeout: Duration,
     /// How many generations of sealed output that only *finished* tasks have read are kept. With 0 a
@@ -61,7 +63,8 @@ impl Default for SchedulerConfig {
             refusal_window: Duration::from_secs(60),
             quarantine: Duration::from_secs(60),
             locality_wait: Duration::from_millis(50),
-            locality_share_percent: 50,
+            locality_share_percent: 75,
+            locality_min_bytes: 8 << 20,
             no_worker_timeout: Duration::from_secs(30),
             retained_generations: 2,
             result_window_bytes: 64 << 20,

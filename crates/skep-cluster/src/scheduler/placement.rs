@@ -95,7 +95,8 @@ impl Query {
         let is_worth_it =
             bytes.saturating_mul(100) >= total.saturating_mul(self.config.locality_share_percent);
         let is_avoided = self.stages[stage].tasks[partition].avoid.contains(&life.worker);
-        (bytes > 0 && is_worth_it && !is_avoided).then_some(site)
+        let is_much = bytes > 0 && bytes >= self.config.locality_min_bytes;
+        (is_much && is_worth_it && !is_avoided).then_some(site)
     }
 
     fn held_bytes(&self, stage: usize, partition: usize) -> BTreeMap<Site, u64> {

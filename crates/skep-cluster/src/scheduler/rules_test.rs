@@ -532,3 +532,18 @@ fn ended_queries_are_remembered_up_to_the_bounds() {
     assert!(tasks.iter().all(|task| task.state == AttemptState::Cancelled && task.ended.is_some()));
     assert_eq!(cluster.scheduler.stages().len(), 2);
 }
+
+#[test]
+fn a_task_waits_for_the_worker_that_holds_much_of_its_input() {
+    for (locality_min_bytes, is_much) in [(10, true), (11, false)] {
+        let config = SchedulerConfig { locality_min_bytes, ..SchedulerConfig::default() };
+        let mut cluster = Cluster::new(config, &[1, 1]);
+        let first = launched(&cluster.submit(1, chain(&[1, 2])))[0].0;
+        let at_once = launched(&cluster.finish(first, id(1, 0, 0, 0)));
+        assert_eq!(at_once.len(), if is_much { 1 } else { 2 });
+        assert_eq!(at_once[0].0, first);
+        let later = launched(&cluster.wait(50 * MS));
+        assert_eq!(later.len(), if is_much { 1 } else { 0 });
+        assert!(later.iter().all(|(site, _)| *site != first));
+    }
+}

@@ -78,6 +78,7 @@ const KEYS: &[Key] = keys! {
     "scheduler.quarantine" => scheduler.quarantine: duration,
     "scheduler.locality_wait" => scheduler.locality_wait: duration,
     "scheduler.locality_share_percent" => scheduler.locality_share_percent: number,
+    "scheduler.locality_min_bytes" => scheduler.locality_min_bytes: whole,
     "scheduler.no_worker_timeout" => scheduler.no_worker_timeout: duration,
     "scheduler.retained_generations" => scheduler.retained_generations: whole,
     "scheduler.result_window_bytes" => scheduler.result_window_bytes: number,

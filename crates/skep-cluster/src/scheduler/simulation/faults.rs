@@ -69,6 +69,7 @@ fn random_config(rng: &mut Rng) -> SchedulerConfig {
         retained_generations: rng.below(4) as usize,
         result_window_bytes: [1, 100, 1 << 20][rng.below(3) as usize],
         locality_share_percent: rng.between(20, 80),
+        locality_min_bytes: rng.between(0, 40),
         max_tasks_per_message: rng.between(1, 4) as usize,
         remembered_query_count: 2,
         quarantine: Duration::from_millis(rng.between(0, 5000)),
