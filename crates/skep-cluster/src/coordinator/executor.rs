@@ -126,7 +126,9 @@ impl ClusterExecutor {
         };
         let fetcher = shared.fetcher.for_task(context.memory_pool());
         let shape = (result.plan.schema(), result.task_count);
-        let is_repeatable = result.inputs.is_empty() && !is_volatile(&result.plan);
+        // A sort or a group may give ties in another order when memory is shorter.
+        let is_repeatable =
+            result.inputs.is_empty() && flows(&result.plan) && !is_volatile(&result.plan);
         let of = (Arc::clone(shared), query);
         let reader = ResultReader::new(of, shape, is_repeatable, inbox, fetcher);
         let sent = shared.requests.send(Request::Submit(Box::new(submission))).await;

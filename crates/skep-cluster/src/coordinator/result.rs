@@ -3,7 +3,7 @@
 //! Rows that were passed on cannot be taken back. An output that was being passed on when its worker
 //! died is made again, and reading goes on behind the rows that were passed on already; that is
 //! right only if it has the same rows in the same order every time. Where it may not have (it read
-//! several producers, whose rows come in any order), the whole output is first brought into the
+//! several producers, whose rows come in any order, or sorted with ties), the whole output is first brought into the
 //! coordinator's own store, and passed on from there.
 //!
 //! **Invariant:** a row is passed on once. The stream ends well only after the scheduler said that
