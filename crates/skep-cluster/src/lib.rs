@@ -12,6 +12,7 @@ pub mod exchange;
 pub mod ids;
 pub mod membership;
 pub mod scheduler;
+mod secret;
 pub mod stage_planner;
 pub mod store;
 pub mod worker;

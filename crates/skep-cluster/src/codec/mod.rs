@@ -1,4 +1,4 @@
-//! How a stage and an error travel between the processes of a cluster.
+//! How a stage travels between the processes of a cluster.
 //!
 //! A stage travels as DataFusion's own protobuf (`datafusion-proto`), with nodes of ours where that
 //! one has none or forgets something ([`wire`] lists them and why). What a task then runs is the
@@ -17,7 +17,6 @@
 mod aggregate;
 mod decoder;
 mod encoder;
-pub mod error;
 mod exchange;
 mod parquet_order;
 mod plan_decoder;
@@ -29,9 +28,5 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-pub use error::{
-    attempt_from_wire, attempt_to_wire, error_from_failure, failure_from_wire, failure_to_wire,
-    report_from_error, report_to_error, site_from_wire, site_to_wire,
-};
 pub use plan_decoder::PlanDecoder;
 pub use stage::{DecodedStage, decode_stage, encode_stage};

@@ -11,6 +11,7 @@ use super::driver::Request;
 use crate::control::{JoinRequest, Joined, Members, Refusal};
 use crate::membership::{WorkerLife, WorkerLoad};
 use crate::scheduler::{Event, Site};
+use crate::secret::is_same_secret;
 use crate::worker::TaskReport;
 
 /// The workers of a coordinator.
@@ -54,12 +55,6 @@ impl DriverMembers {
     }
 }
 
-/// Compares in a time that says nothing about where two secrets differ.
-fn is_same_secret(left: &[u8], right: &[u8]) -> bool {
-    let difference = left.iter().zip(right).fold(0, |sum, (left, right)| sum | (left ^ right));
-    left.len() == right.len() && difference == 0
-}
-
 #[async_trait]
 impl Members for DriverMembers {
     async fn join(&self, request: JoinRequest) -> Result<Joined, Refusal> {
@@ -88,19 +83,5 @@ impl Members for DriverMembers {
 
     async fn left(&self, life: WorkerLife) {
         self.ask(Request::Event(Event::WorkerLeft { life })).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn secrets_are_compared_whole() {
-        assert!(is_same_secret(b"", b""));
-        assert!(is_same_secret(b"abc", b"abc"));
-        assert!(!is_same_secret(b"abc", b"abd"));
-        assert!(!is_same_secret(b"abc", b"ab"));
-        assert!(!is_same_secret(b"", b"a"));
     }
 }
