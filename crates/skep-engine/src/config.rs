@@ -1,6 +1,7 @@
 //! What a process decides once about its engine.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The configuration of an [`Engine`](crate::Engine); `Default` is right for a laptop.
 #[derive(Debug, Clone)]
@@ -15,6 +16,9 @@ pub struct EngineConfig {
     pub spill_dir: Option<PathBuf>,
     /// How many partitions a query is cut into; `None` is the number of cores.
     pub target_partitions: Option<usize>,
+    /// How long a statement may take unless its session sets `skep.statement_timeout`; `None` is as
+    /// long as it takes.
+    pub statement_timeout: Option<Duration>,
 }
 
 impl Default for EngineConfig {
@@ -25,6 +29,7 @@ impl Default for EngineConfig {
             spill_limit: 100 * 1024 * 1024 * 1024,
             spill_dir: None,
             target_partitions: None,
+            statement_timeout: None,
         }
     }
 }

@@ -25,6 +25,13 @@ impl From<DataFusionError> for Error {
     }
 }
 
+impl Error {
+    /// Returns what an error of DataFusion means, without taking it.
+    pub fn of(error: &DataFusionError) -> Self {
+        convert(error)
+    }
+}
+
 /// Converts by reference, since a shared error cannot be taken apart.
 fn convert(error: &DataFusionError) -> Error {
     match error {

@@ -153,6 +153,13 @@ pub enum Error {
     #[error("query cancelled")]
     Cancelled,
 
+    /// The statement's time limit ran out.
+    #[error("the statement took longer than skep.statement_timeout, which is {limit}")]
+    DeadlineExceeded {
+        /// The limit, as the setting shows it.
+        limit: String,
+    },
+
     /// The operating system failed us.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -221,6 +228,7 @@ impl Error {
             Self::ResourcesExhausted { .. } => ErrorCode::ResourceExhausted,
             Self::PermissionDenied { .. } => ErrorCode::PermissionDenied,
             Self::Cancelled => ErrorCode::Cancelled,
+            Self::DeadlineExceeded { .. } => ErrorCode::DeadlineExceeded,
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => ErrorCode::NotFound,
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
@@ -252,6 +260,7 @@ impl Error {
             | Self::ResourcesExhausted { .. }
             | Self::PermissionDenied { .. }
             | Self::Cancelled
+            | Self::DeadlineExceeded { .. }
             | Self::Io { .. }
             | Self::Internal { .. } => false,
         }
@@ -283,6 +292,9 @@ impl Error {
             | Self::PermissionDenied { hint, .. }
             | Self::Unavailable { hint, .. }
             | Self::Remote { hint, .. } => hint.as_deref(),
+            Self::DeadlineExceeded { .. } => Some(
+                "give it more with SET skep.statement_timeout = '10min', or 0 for as long as it takes",
+            ),
             Self::AlreadyExists { .. }
             | Self::Cancelled
             | Self::Io { .. }
@@ -362,6 +374,7 @@ impl Error {
                 Self::PermissionDenied { message: message.clone(), hint: hint.clone() }
             }
             Self::Cancelled => Self::Cancelled,
+            Self::DeadlineExceeded { limit } => Self::DeadlineExceeded { limit: limit.clone() },
             Self::Io { action, path, source } => Self::Io {
                 action,
                 path: path.clone(),

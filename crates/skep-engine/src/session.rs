@@ -28,6 +28,7 @@ use futures::{FutureExt, StreamExt};
 use crate::catalog::{
     CATALOG, CatalogList, Definition, PUBLIC, SessionCatalog, TableEntry, TableOpener, ViewText,
 };
+use crate::deadline::Deadline;
 use crate::engine::EngineInner;
 use crate::error::{Error, Result};
 use crate::files::{self, Format};
@@ -47,6 +48,8 @@ pub struct Session {
     pub(crate) inner: Arc<SessionInner>,
     /// The statement that is being run.
     text: Option<Arc<QueryText>>,
+    /// When it has to be done.
+    deadline: Option<Arc<Deadline>>,
 }
 
 pub(crate) struct SessionInner {
@@ -80,7 +83,7 @@ impl Session {
             Arc::new(SessionInner { context, catalog, stores, engine, defaults, has_own_width });
         let opener: Weak<SessionInner> = Arc::downgrade(&inner);
         inner.catalog.set_opener(opener);
-        Self { inner, text: None }
+        Self { inner, text: None, deadline: None }
     }
 
     /// Runs one statement: a command is done when this returns, a query's rows come as they are
@@ -90,7 +93,14 @@ impl Session {
     /// Whatever is wrong with the statement, with its place in the text.
     pub async fn execute(&self, statement: &str) -> Result<QueryStream> {
         let parsed = self.parse(statement)?;
-        Box::pin(self.with_text(statement).run_statement(parsed)).await
+        let mut running = self.with_text(statement);
+        running.deadline = self.new_deadline().filter(|_deadline| may_be_late(&parsed));
+        let deadline = running.deadline.clone();
+        let work = Box::pin(running.run_statement(parsed));
+        match deadline {
+            None => work.await,
+            Some(deadline) => Ok(Arc::clone(&deadline).watch(deadline.bound(work).await?)),
+        }
     }
 
     /// Plans one query as a DataFrame over the session's tables.
@@ -145,13 +155,30 @@ impl Session {
         let (mut state, plan) = frame.into_parts();
         // There may be more or less to run on than when it was made.
         self.inner.set_width(state.config_mut());
-        self.inner.run_plan(&state, Planned { plan, has_renamed_outputs: false }).await
+        let planned = Planned { plan, has_renamed_outputs: false };
+        match self.new_deadline() {
+            None => self.inner.run_plan(&state, planned).await,
+            Some(deadline) => {
+                state.config_mut().set_extension(Arc::clone(&deadline));
+                let work = Box::pin(self.inner.run_plan(&state, planned));
+                Ok(Arc::clone(&deadline).watch(deadline.bound(work).await?))
+            }
+        }
     }
 
     /// The same session, in which this statement is being run.
     fn with_text(&self, statement: &str) -> Self {
         let text = Arc::new(QueryText(statement.into()));
-        Self { inner: Arc::clone(&self.inner), text: Some(text) }
+        Self { inner: Arc::clone(&self.inner), text: Some(text), deadline: None }
+    }
+
+    /// Returns when a statement that begins now has to be done, if there is a limit.
+    fn new_deadline(&self) -> Option<Arc<Deadline>> {
+        let state = self.inner.context.state_ref();
+        let state = state.read();
+        let settings = state.config_options().extensions.get::<SkepSettings>();
+        let limit = settings.and_then(|settings| settings.statement_timeout)?;
+        Deadline::after(limit).map(Arc::new)
     }
 
     /// Returns the state with which a statement is planned and run: the session's settings, and what
@@ -161,6 +188,9 @@ impl Session {
         self.inner.set_width(state.config_mut());
         if let Some(text) = &self.text {
             state.config_mut().set_extension(Arc::clone(text));
+        }
+        if let Some(deadline) = &self.deadline {
+            state.config_mut().set_extension(Arc::clone(deadline));
         }
         state
     }
@@ -234,6 +264,15 @@ impl Session {
     }
 }
 
+/// Tells whether the time limit is for a statement: not for those by which a session gets out of a
+/// limit that is too short.
+fn may_be_late(statement: &Statement) -> bool {
+    !matches!(
+        statement,
+        Statement::Set { .. } | Statement::Reset(_) | Statement::Show(_) | Statement::Use(_)
+    )
+}
+
 /// Returns the empty result of a command.
 pub(crate) fn command_done(tag: &str) -> QueryStream {
     QueryStream::done(StatementKind::Command { tag: tag.to_owned() })
@@ -252,7 +291,10 @@ fn new_context(
         .with_information_schema(true)
         .with_create_default_catalog_and_schema(false)
         .with_default_catalog_and_schema(CATALOG, PUBLIC)
-        .with_option_extension(SkepSettings::default());
+        .with_option_extension(SkepSettings {
+            statement_timeout: engine.config.statement_timeout,
+            ..SkepSettings::default()
+        });
     if let Some(partitions) = engine.config.target_partitions {
         config = config.with_target_partitions(partitions);
     }

@@ -48,6 +48,10 @@ pub(crate) struct WorkerArgs {
     #[arg(long, env = "SKEP_MEMORY", value_name = "SIZE")]
     memory: Option<Size>,
 
+    /// Most memory for what tasks make; what is more goes to disk [default: what --memory leaves]
+    #[arg(long, env = "SKEP_PARTITION_MEMORY", value_name = "SIZE")]
+    partition_memory: Option<Size>,
+
     /// Put what tasks make here when memory is short [default: the system's temporary directory]
     #[arg(long, env = "SKEP_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -90,6 +94,7 @@ impl WorkerArgs {
             is_insecure: self.insecure,
             slot_count: self.slots.unwrap_or(defaults.slot_count),
             memory_limit: self.memory.map(memory_limit),
+            partition_memory_limit: self.partition_memory.map(memory_limit),
             data_dir: self.data_dir.clone(),
             spill_dir: self.spill_dir.clone().or_else(|| self.data_dir.clone()),
             wanted_id: self.id,

@@ -1,6 +1,6 @@
 //! A cluster of real processes, and what tests see of it through a client.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use datafusion::arrow::array::RecordBatch;
@@ -17,11 +17,21 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Cluster {
     pub(crate) processes: MultiProcess,
     pub(crate) client: Client,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Cluster {
     pub(crate) async fn start(worker_count: usize, slot_count: usize, config: &str) -> Self {
+        Self::start_with(worker_count, slot_count, config, None).await
+    }
+
+    /// Starts one whose workers keep no more of partitions in memory than this.
+    pub(crate) async fn start_with(
+        worker_count: usize,
+        slot_count: usize,
+        config: &str,
+        partition_memory_limit: Option<usize>,
+    ) -> Self {
         let directory = tempfile::Builder::new().prefix("skep-it-").tempdir().unwrap();
         let [data_dir, spill_dir] = ["data", "spill"].map(|name| directory.path().join(name));
         for path in [&data_dir, &spill_dir] {
@@ -31,7 +41,7 @@ impl Cluster {
             worker_count,
             slot_count,
             memory_limit: 512 << 20,
-            partition_memory_limit: None,
+            partition_memory_limit,
             target_partitions: None,
             data_dir,
             spill_dir,
@@ -42,7 +52,25 @@ impl Cluster {
         let binary = Path::new(env!("CARGO_BIN_EXE_skep"));
         let processes = MultiProcess::start(binary, &shape).unwrap();
         let client = Client::connect(&processes.url).await.unwrap();
-        Self { processes, client, _directory: directory }
+        Self { processes, client, directory }
+    }
+
+    /// Returns the files in which workers keep what does not fit in memory.
+    pub(crate) fn spill_files(&self) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        let mut directories = vec![self.directory.path().join("spill")];
+        while let Some(directory) = directories.pop() {
+            // What is listed may be gone when it is looked at.
+            let Ok(entries) = std::fs::read_dir(&directory) else { continue };
+            for path in entries.flatten().map(|entry| entry.path()) {
+                match path.is_dir() {
+                    true => directories.push(path),
+                    false => files.push(path),
+                }
+            }
+        }
+        files.sort();
+        files
     }
 
     /// Answers a question about the cluster, in a session of its own.

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod batch;
+mod cancelling;
 mod cluster;
 mod errors;
 mod formats;
@@ -15,4 +16,5 @@ mod remote;
 mod role;
 mod roles;
 mod stdin;
+mod task_settings;
 mod terminal;

@@ -28,7 +28,7 @@ const JOINED: &str = "SELECT d.name, count(*), sum(f.v) FROM facts f JOIN dims d
 const LAST: &str = "SELECT k, v, w FROM facts WHERE k >= (SELECT min(k) FROM dims)";
 
 /// The tables: `facts` of eight files, `dims` of four.
-fn tables() -> ObjectServer {
+pub(crate) fn tables() -> ObjectServer {
     let server = ObjectServer::start([]).unwrap();
     for part in 0..8 {
         let rows = (0..2000).map(|row| {
@@ -47,7 +47,7 @@ fn tables() -> ObjectServer {
 }
 
 /// What a session says before its query.
-fn preamble(server: &ObjectServer) -> Vec<String> {
+pub(crate) fn preamble(server: &ObjectServer) -> Vec<String> {
     let mut statements: Vec<String> =
         server.s3_settings().split(';').map(|setting| setting.trim().to_owned()).collect();
     // So that both sides of a join are spread, and each is a stage of its own.
@@ -357,22 +357,4 @@ async fn without_any_worker_a_query_fails_after_the_bound() {
     assert_eq!(error.message(), "no live worker for 2s");
     assert!(error.is_retryable());
     assert!(error.hint().unwrap().contains("skep worker"), "{error:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_leaves_stops_all_work() {
-    let (cluster, server) = (Cluster::start(3, 1, "").await, tables());
-    let held = Held::start(&cluster, &server, JOINED, "facts/part-5.csv").await;
-    held.only_running().await;
-    drop(held.answer);
-    let begin = Instant::now();
-    let ended = format!("SELECT state FROM system.queries WHERE query = '{}'", held.id);
-    cluster.wait_for(&ended, |rows| rows[0][0] == "cancelled").await;
-    let busy = "SELECT sum(running) FROM system.workers";
-    cluster.wait_for(busy, |rows| rows[0][0] == "0").await;
-    // Heartbeats tell what workers keep, a second apart.
-    let kept = "SELECT sum(stored_bytes), sum(running) FROM system.workers";
-    cluster.wait_for(kept, |rows| rows[0] == ["0", "0"]).await;
-    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
-    server.release(&held.file);
 }

@@ -20,7 +20,9 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
-use skep_engine::{Error, LocalExecutor, QueryExecutor, QueryText, Result};
+use skep_engine::{
+    Deadline, Error, LocalExecutor, QueryExecutor, QueryText, Result, mask_secrets,
+};
 use tokio::sync::mpsc;
 use tracing::info;
 
@@ -28,7 +30,7 @@ use super::Shared;
 use super::analyze::Analysis;
 use super::driver::{Request, Submission, TaskOperators};
 use super::graph::{place, query_graph};
-use super::result::ResultReader;
+use super::result::{Lease, ResultReader};
 use crate::codec;
 use crate::scheduler::{QuerySettings, StagePlace};
 use crate::stage_planner::{self, Place, StageOptions, StagePlan, StagePlanner};
@@ -114,13 +116,14 @@ impl ClusterExecutor {
             reason = "as many notices as there are attempts of result tasks, and the driver never waits"
         )]
         let (notices, inbox) = mpsc::unbounded_channel();
-        let text = context.session_config().get_extension::<QueryText>();
+        let deadline = context.session_config().get_extension::<Deadline>();
+        let timeout = deadline.as_ref().map(|deadline| deadline.remaining());
         let submission = Submission {
             query,
             graph,
-            settings: QuerySettings::default(),
+            settings: QuerySettings { timeout, ..QuerySettings::default() },
             programs,
-            text: text.map(|text| Arc::clone(&text.0)),
+            text: shown_text(context),
             keeps_operators,
             notices,
         };
@@ -129,8 +132,8 @@ impl ClusterExecutor {
         // A sort or a group may give ties in another order when memory is shorter.
         let is_repeatable =
             result.inputs.is_empty() && flows(&result.plan) && !is_volatile(&result.plan);
-        let of = (Arc::clone(shared), query);
-        let reader = ResultReader::new(of, shape, is_repeatable, inbox, fetcher);
+        let lease = Lease::new(Arc::clone(shared), query, deadline);
+        let reader = ResultReader::new(lease, shape, is_repeatable, inbox, fetcher);
         let sent = shared.requests.send(Request::Submit(Box::new(submission))).await;
         sent.map_err(|_ended| Error::Cancelled)?;
         Ok(reader)
@@ -138,6 +141,24 @@ impl ClusterExecutor {
 }
 
 impl ClusterExecutor {
+    /// Runs a query in this process.
+    async fn run_here(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        let deadline = context.session_config().get_extension::<Deadline>();
+        let query = self.shared.next_query();
+        let begun = self.shared.local.begin(query, shown_text(&context), deadline);
+        match LocalExecutor.execute(plan, context).await {
+            Ok(rows) => Ok(begun.follow(rows)),
+            Err(error) => {
+                begun.fail(&error);
+                Err(error)
+            }
+        }
+    }
+
     /// Runs a query for the figures of its operators alone.
     async fn analyze(
         &self,
@@ -158,6 +179,12 @@ impl ClusterExecutor {
         let rows = futures::stream::iter([batch.map_err(DataFusionError::from)]);
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
     }
+}
+
+/// Returns the statement that a query came from, as others may see it.
+fn shown_text(context: &TaskContext) -> Option<Arc<str>> {
+    let text = context.session_config().get_extension::<QueryText>()?;
+    Some(mask_secrets(&text.0).into())
 }
 
 fn internal(message: &str) -> Error {
@@ -223,12 +250,12 @@ impl QueryExecutor for ClusterExecutor {
             if let Route::Cluster { stages, programs } = route {
                 return self.analyze(plan.schema(), &stages, programs, &context).await;
             }
-            return LocalExecutor.execute(plan, context).await;
+            return self.run_here(plan, context).await;
         }
         match self.route(&plan, &context)? {
             Route::Here(why) => {
                 info!(why, "a query runs on the coordinator");
-                LocalExecutor.execute(plan, context).await
+                self.run_here(plan, context).await
             }
             Route::Cluster { stages, programs } => {
                 let reader = self.submit(&stages, programs, &context, false).await?;

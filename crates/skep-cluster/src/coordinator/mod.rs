@@ -6,6 +6,7 @@
 //! - [`members`]: what those streams say, on its way to the driver.
 //! - [`executor`]: the engine's [`QueryExecutor`](skep_engine::QueryExecutor) over all this.
 //! - [`system_tables`], [`analyze`]: what people see of it.
+//! - [`local_queries`]: what runs in this very process, for those who look.
 //! - [`graph`]: a query's stages as the scheduler sees them.
 //! - [`result`]: reads the last stage's outputs, and starts over where one is lost.
 //!
@@ -18,6 +19,7 @@ pub mod driver;
 pub mod executor;
 mod failure;
 pub mod graph;
+pub(crate) mod local_queries;
 pub mod members;
 pub mod options;
 pub mod result;
@@ -38,6 +40,7 @@ pub use system_tables::{ClusterTables, ViewSource, Views};
 
 use self::driver::{Driver, Request};
 use self::executor::ClusterExecutor;
+use self::local_queries::LocalQueries;
 use self::members::DriverMembers;
 use crate::codec::PlanDecoder;
 use crate::exchange::fetch::Fetcher;
@@ -62,6 +65,7 @@ pub(crate) struct Shared {
     pub(crate) store: PartitionStore,
     pub(crate) fetcher: Arc<dyn Fetcher>,
     pub(crate) clock: Clock,
+    pub(crate) local: Arc<LocalQueries>,
     next_query: AtomicU64,
 }
 
@@ -107,7 +111,10 @@ impl Coordinator {
         let (driver, snapshot) = Driver::new(&options, clock, site);
         let driver = SpawnedTask::spawn(driver.run(inbox, reports));
         let next_query = AtomicU64::new(first_query(clock.started_at));
-        let shared = Shared { options, requests, snapshot, store, fetcher, clock, next_query };
+        let local = LocalQueries::new(clock, options.scheduler.remembered_query_count);
+        let local = Arc::new(local);
+        let shared =
+            Shared { options, requests, snapshot, store, fetcher, clock, local, next_query };
         Self { shared: Arc::new(shared), _driver: driver }
     }
 
@@ -145,11 +152,15 @@ impl ViewSource for Shared {
     async fn views(&self, with_tasks: bool) -> Views {
         let (reply, answer) = oneshot::channel();
         let is_asked = self.requests.send(Request::Views { with_tasks, reply }).await.is_ok();
-        match answer.await {
+        let mut views = match answer.await {
             Ok(views) if is_asked => views,
             // The coordinator has ended, and nobody will see this.
             _ => Views::empty(self.clock.now(), self.clock.started_at),
-        }
+        };
+        views.queries.extend(self.local.views());
+        // They are named in the order in which they came.
+        views.queries.sort_by_key(|(view, _text)| view.query);
+        views
     }
 }
 

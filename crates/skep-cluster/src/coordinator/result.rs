@@ -19,6 +19,7 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{Stream, StreamExt};
+use skep_engine::Deadline;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tracing::debug;
@@ -29,7 +30,7 @@ use super::failure::failure_error;
 use crate::error::Error;
 use crate::exchange::fetch::{FetchFailure, FetchStream, RemoteOutput, TaskFetcher};
 use crate::ids::{Attempt, QueryId};
-use crate::scheduler::{Event, FetchFault, TaskAttempt};
+use crate::scheduler::{CancelCause, Event, FetchFault, TaskAttempt};
 use crate::store::{PartitionKey, Readers, StorageLevel, WriterKey, WriterSpec};
 
 /// Reads the result of one query. Dropped before its end, it cancels the query.
@@ -86,10 +87,21 @@ enum End {
 
 /// The query's hold on the cluster, given up when it is dropped.
 #[derive(Debug)]
-struct Lease {
+pub(super) struct Lease {
     shared: Arc<Shared>,
     query: QueryId,
+    deadline: Option<Arc<Deadline>>,
     is_over: bool,
+}
+
+impl Lease {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        query: QueryId,
+        deadline: Option<Arc<Deadline>>,
+    ) -> Self {
+        Self { shared, query, deadline, is_over: false }
+    }
 }
 
 /// The name under which a query's outputs are brought here: the end of the query itself must not end
@@ -104,7 +116,9 @@ impl Drop for Lease {
         if self.is_over {
             return;
         }
-        let cancel = Request::Event(Event::Cancel { query: self.query });
+        let is_late = self.deadline.as_ref().is_some_and(|deadline| deadline.is_past());
+        let cause = if is_late { CancelCause::Late } else { CancelCause::Unwanted };
+        let cancel = Request::Event(Event::Cancel { query: self.query, cause });
         if let Err(mpsc::error::TrySendError::Full(cancel)) = self.shared.requests.try_send(cancel)
             && let Ok(runtime) = Handle::try_current()
         {
@@ -117,14 +131,14 @@ impl Drop for Lease {
 
 impl ResultReader {
     pub(super) fn new(
-        (shared, query): (Arc<Shared>, QueryId),
+        lease: Lease,
         (schema, partition_count): (SchemaRef, usize),
         is_repeatable: bool,
         notices: mpsc::UnboundedReceiver<Notice>,
         fetcher: Arc<dyn TaskFetcher>,
     ) -> Self {
         Self {
-            lease: Lease { shared, query, is_over: false },
+            lease,
             schema,
             fetcher,
             notices,

@@ -120,6 +120,7 @@ fn queries(views: &Views) -> Columns {
         .count("stages", rows().map(|row| row.stage_count as u64))
         .count("tasks", rows().map(|row| row.task_count as u64))
         .count("attempts", rows().map(|row| row.attempt_count as u64))
+        .count("rows", rows().map(|row| row.rows))
         .optional_text(
             "error_code",
             rows().map(|row| row.error.as_ref().map(|error| error.kind.code().as_str())),

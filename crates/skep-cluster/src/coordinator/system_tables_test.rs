@@ -45,6 +45,7 @@ fn query(id: u64, state: QueryState) -> QueryView {
         stage_count: 2,
         task_count: 5,
         attempt_count: 0,
+        rows: 0,
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use skep_proto::ErrorCode;
 
-use super::event::{Site, TaskAttempt};
+use super::event::{CancelCause, Site, TaskAttempt};
 use crate::ids::{QueryId, StageId};
 use crate::membership::{LossReason, WorkerLife};
 
@@ -181,6 +181,14 @@ pub struct QueryFailure {
 }
 
 impl QueryFailure {
+    /// Returns what a query that is not wanted any more ends with.
+    pub(crate) fn cancelled(cause: CancelCause) -> Self {
+        match cause {
+            CancelCause::Unwanted => Self::new(FailureKind::Cancelled, "query cancelled"),
+            CancelCause::Late => Self::new(FailureKind::Deadline, "query took too long"),
+        }
+    }
+
     pub(super) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), hint: None, attempt: None, site: None }
     }

@@ -131,6 +131,15 @@ pub struct Holdings {
     pub queries: Vec<QueryId>,
 }
 
+/// Why a query is not wanted any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CancelCause {
+    /// Whoever asked for it has left or given up.
+    Unwanted,
+    /// Its time is up, by the clock of whoever asked.
+    Late,
+}
+
 /// What happened.
 ///
 /// Every launched attempt owes one last word: finished, failed or stopped, also after it was
@@ -146,10 +155,12 @@ pub enum Event {
         /// What it asks.
         settings: QuerySettings,
     },
-    /// A query is not wanted any more: client gone, Ctrl-C, KILL.
+    /// A query is not wanted any more: client gone, Ctrl-C, KILL, too late.
     Cancel {
         /// The query.
         query: QueryId,
+        /// Why.
+        cause: CancelCause,
     },
     /// A worker opened its control stream.
     WorkerJoined {

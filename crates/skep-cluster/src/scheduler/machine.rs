@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::action::{Action, FailureKind, Launch, QueryFailure};
 use super::config::{QuerySettings, SchedulerConfig};
-use super::event::{Event, Site, TaskAttempt};
+use super::event::{CancelCause, Event, Site, TaskAttempt};
 use super::fairness;
 use super::graph::{QueryGraph, StagePlace};
 use super::placement::{Choice, SiteState, Sites};
@@ -96,10 +96,7 @@ impl Scheduler {
     fn take_in(&mut self, event: Event, now: Duration) {
         match event {
             Event::Submit { query, graph, settings } => self.submit(query, &graph, settings, now),
-            Event::Cancel { query } => {
-                let failure = QueryFailure::new(FailureKind::Cancelled, "query cancelled");
-                self.end(query, Some(failure), now);
-            }
+            Event::Cancel { query, cause } => self.end(query, Some(QueryFailure::cancelled(cause)), now),
             Event::WorkerJoined { registration, holdings } => {
                 self.worker_joined(registration, holdings, now);
             }
@@ -210,8 +207,7 @@ impl Scheduler {
         let late = |query: &&Query| query.deadline().is_some_and(|deadline| deadline <= now);
         let late: Vec<_> = self.queries.values().filter(late).map(|query| query.id).collect();
         for id in late {
-            let failure = QueryFailure::new(FailureKind::Deadline, "query took too long");
-            self.end(id, Some(failure), now);
+            self.end(id, Some(QueryFailure::cancelled(CancelCause::Late)), now);
         }
         let Some(since) = self.no_worker_since else { return };
         let timeout = self.config.no_worker_timeout;

@@ -241,7 +241,7 @@ fn queries_queue_and_a_full_queue_is_a_retryable_error() {
     let failure = failed(&actions).unwrap();
     assert_eq!(failure.kind, FailureKind::QueueFull);
     assert!(failure.kind.is_retryable());
-    let actions = cluster.tell(Event::Cancel { query: QueryId(1) });
+    let actions = cluster.tell(cancel(1));
     assert_eq!(launched(&actions).len(), 1, "the next one's turn");
 }
 
@@ -441,6 +441,13 @@ fn a_deadline_and_a_cancel_end_everything() {
         cluster.tell(Event::TaskStopped { site: site(1), attempt: id(1, 0, partition, 0) });
     }
     assert!(cluster.scheduler.is_idle());
+    cluster.submit_with(2, chain(&[5]), settings);
+    let late = Event::Cancel { query: QueryId(2), cause: CancelCause::Late };
+    assert_eq!(failed(&cluster.tell(late)).unwrap().kind, FailureKind::Deadline);
+}
+
+fn cancel(query: u64) -> Event {
+    Event::Cancel { query: QueryId(query), cause: CancelCause::Unwanted }
 }
 
 #[test]
@@ -518,7 +525,7 @@ fn ended_queries_are_remembered_up_to_the_bounds() {
     let mut cluster = Cluster::new(config, &[4]);
     for query in 1..=3 {
         cluster.submit(query, chain(&[2]));
-        cluster.tell(Event::Cancel { query: QueryId(query) });
+        cluster.tell(cancel(query));
         for partition in 0..2 {
             cluster.tell(Event::TaskStopped { site: site(1), attempt: id(query, 0, partition, 0) });
         }

@@ -66,6 +66,8 @@ pub struct QueryView {
     pub task_count: usize,
     /// How many attempts were started.
     pub attempt_count: usize,
+    /// Rows of its result, as far as they are made.
+    pub rows: u64,
 }
 
 /// One stage of a query.
@@ -237,6 +239,7 @@ impl Query {
             stage_count: self.stages.len(),
             task_count: tasks().count(),
             attempt_count: tasks().map(|task| task.attempts.len()).sum(),
+            rows: self.stages.last().map_or(0, |stage| self.stage_view(stage).rows),
         }
     }
 

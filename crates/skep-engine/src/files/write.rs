@@ -34,6 +34,7 @@ use super::partition::directory_value;
 use super::provider::can_partition;
 use super::staging::Staging;
 use super::table::FileTable;
+use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::query::QueryExecutor;
 
@@ -216,6 +217,9 @@ pub(crate) async fn write(
     let directory = staging.as_ref().map(Staging::directory);
     let written = output.write_rows(state, rows, &context, directory).await;
     let count = written.map_err(|error| write_error(&location, error))?;
+    if let Some(deadline) = context.session_config().get_extension::<Deadline>() {
+        deadline.settle()?;
+    }
     match staging {
         Some(staging) => {
             let file = is_file.then(|| file_name(&location));

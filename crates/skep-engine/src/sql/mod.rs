@@ -10,6 +10,7 @@ mod parser;
 mod place;
 mod planner;
 pub(crate) mod rewrite;
+pub(crate) mod secrets;
 mod settings;
 mod show;
 pub(crate) mod split;

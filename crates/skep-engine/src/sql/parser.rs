@@ -18,7 +18,7 @@ use crate::sql::chain;
 use crate::sql::dialect::SkepDialect;
 use crate::sql::statement::{CreateTable, CreateView, Drop, DropKind, Show, Statement};
 
-static DIALECT: SkepDialect = SkepDialect;
+pub(super) static DIALECT: SkepDialect = SkepDialect;
 
 /// Parses the text of one statement; a `;` at its end is allowed.
 ///

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use skep_engine::read_duration;
 use toml::{Table, Value};
 
 use super::CoordinatorConfig;
@@ -52,6 +53,7 @@ const KEYS: &[Key] = keys! {
     "spill_limit_bytes" => engine.spill_limit: number,
     "memory_bytes" => engine.memory_limit: some_number,
     "partitions" => engine.target_partitions: some_number,
+    "statement_timeout" => engine.statement_timeout: some_duration,
     "drain_timeout" => drain_timeout: duration,
     "sessions.max_count" => sessions.max_count: number,
     "sessions.idle_timeout" => sessions.idle_timeout: duration,
@@ -65,6 +67,7 @@ const KEYS: &[Key] = keys! {
     "grpc.max_message_bytes" => grpc.max_message_bytes: number,
     "planner.small_query_bytes" => planner.small_query_bytes: whole,
     "planner.min_scan_bytes_per_task" => planner.min_scan_bytes_per_task: whole,
+    "scheduler.heartbeat_interval" => heartbeat_interval: duration,
     "scheduler.heartbeat_timeout" => scheduler.membership.heartbeat_timeout: duration,
     "scheduler.reconnect_grace" => scheduler.membership.reconnect_grace: duration,
     "scheduler.remembered_worker_count" => scheduler.membership.remembered_worker_count: number,
@@ -199,22 +202,15 @@ fn some_number<N: TryFrom<i64>>(value: &Value) -> Result<Option<N>, String> {
 }
 
 fn duration(value: &Value) -> Result<Duration, String> {
-    const EXPECTED: &str = "expected a time such as \"200ms\", \"5s\", \"10min\" or \"1h\"";
-    let text = value.as_str().ok_or(EXPECTED)?.trim();
-    let end = text.find(|c: char| !c.is_ascii_digit()).ok_or(EXPECTED)?;
-    let amount: u64 = text[..end].parse().map_err(|_parse| EXPECTED)?;
-    let unit = match text[end..].trim() {
-        "ms" => 1,
-        "s" => 1_000,
-        "min" => 60 * 1_000,
-        "h" => 60 * 60 * 1_000,
-        _ => return Err(EXPECTED.to_owned()),
-    };
-    match amount.checked_mul(unit) {
-        Some(ms @ 1..) => Ok(Duration::from_millis(ms)),
-        Some(0) => Err("must be more than nothing".to_owned()),
-        None => Err("is too long".to_owned()),
+    let text = value.as_str().ok_or("expected a time in quotes, such as \"5s\"")?;
+    match read_duration(text)? {
+        Duration::ZERO => Err("must be more than nothing".to_owned()),
+        duration => Ok(duration),
     }
+}
+
+fn some_duration(value: &Value) -> Result<Option<Duration>, String> {
+    duration(value).map(Some)
 }
 
 #[cfg(test)]
@@ -233,11 +229,13 @@ mod tests {
             listen = '127.0.0.1:1234'
             data_dir = '/data'
             memory_bytes = 1073741824
+            statement_timeout = '2h'
             [sessions]
             idle_timeout = '10min'
             [scheduler]
             max_attempts = 7
             retained_generations = 0
+            heartbeat_interval = '100ms'
             locality_wait = '5ms'";
         let config = read(text).unwrap();
         assert_eq!(config.listen, "127.0.0.1:1234");
@@ -247,6 +245,8 @@ mod tests {
         assert_eq!(config.scheduler.max_attempts, 7);
         assert_eq!(config.scheduler.retained_generations, 0);
         assert_eq!(config.scheduler.locality_wait, Duration::from_millis(5));
+        assert_eq!(config.heartbeat_interval, Duration::from_millis(100));
+        assert_eq!(config.engine.statement_timeout, Some(Duration::from_secs(7200)));
         assert_eq!(config.http, None);
     }
 

@@ -44,6 +44,9 @@ pub struct CoordinatorConfig {
     pub planner: PlannerConfig,
     /// Bounds of the scheduler.
     pub scheduler: SchedulerConfig,
+    /// How often workers say that they live, and what they are busy with; a third of the time after
+    /// which a silent one is given up, if that is less.
+    pub heartbeat_interval: Duration,
     /// How long a shutdown waits for what runs.
     pub drain_timeout: Duration,
 }
@@ -62,6 +65,7 @@ impl Default for CoordinatorConfig {
             grpc: GrpcConfig::default(),
             planner: PlannerConfig::default(),
             scheduler: SchedulerConfig::default(),
+            heartbeat_interval: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(5),
         }
     }

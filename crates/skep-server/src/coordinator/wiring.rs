@@ -1,6 +1,7 @@
 //! How the coordinator's parts are put together: engine, store, scheduler, exchanges, control.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow_flight::FlightData;
 use arrow_flight::flight_service_server::FlightService;
@@ -32,6 +33,7 @@ pub(super) struct Wiring {
     exchange: ExchangeService,
     members: Arc<dyn Members>,
     snapshot: watch::Receiver<Arc<ClusterSnapshot>>,
+    heartbeat_interval: Duration,
     /// Empty once it has ended.
     coordinator: Mutex<Option<Coordinator>>,
     /// Last: connections to workers live on it.
@@ -79,7 +81,10 @@ impl Wiring {
         };
         let engine = Engine::open_with(config.engine.clone(), parts).await?;
         let coordinator = Mutex::new(Some(coordinator));
-        Ok(Self { engine, exchange, members, snapshot, coordinator, _io: io })
+        // Several must fit into the time after which a silent worker is lost.
+        let most = config.scheduler.membership.heartbeat_timeout / 3;
+        let heartbeat_interval = config.heartbeat_interval.min(most);
+        Ok(Self { engine, exchange, members, snapshot, heartbeat_interval, coordinator, _io: io })
     }
 
     /// Returns the engine.
@@ -94,8 +99,11 @@ impl Wiring {
 
     /// Adds the service to which workers attach.
     pub(super) fn add_control(&self, routes: Routes) -> Routes {
-        let control =
-            ControlService::new(Arc::clone(&self.members), ControlServiceConfig::default());
+        let config = ControlServiceConfig {
+            heartbeat_interval: self.heartbeat_interval,
+            ..ControlServiceConfig::default()
+        };
+        let control = ControlService::new(Arc::clone(&self.members), config);
         routes.add_service(control.into_server())
     }
 

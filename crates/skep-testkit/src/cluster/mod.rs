@@ -5,8 +5,16 @@ pub mod multi_process;
 
 use std::path::PathBuf;
 
+use anyhow::{Result, ensure};
+use skep_client::Client;
+
+use crate::slt::render_rows;
+
 pub use in_process::InProcess;
 pub use multi_process::{MultiProcess, Signal, WorkerProcess, signal};
+
+/// The setting that says into how many partitions a query is cut.
+const WIDTH: &str = "datafusion.execution.target_partitions";
 
 /// How a cluster is made up.
 #[derive(Debug, Clone)]
@@ -17,8 +25,7 @@ pub struct ClusterShape {
     pub slot_count: usize,
     /// Bytes of memory of each process.
     pub memory_limit: usize,
-    /// Bytes of partitions that a worker in this process keeps in memory; `None` is what the limit
-    /// gives.
+    /// Bytes of partitions that a worker keeps in memory; `None` is what the limit gives.
     pub partition_memory_limit: Option<usize>,
     /// Partitions of a query; `None` is what the cluster has slots.
     pub target_partitions: Option<usize>,
@@ -36,6 +43,27 @@ pub struct ClusterShape {
 }
 
 impl ClusterShape {
+    /// Reads back from a cluster that it is of this shape.
+    ///
+    /// # Errors
+    /// If it is not, or cannot be asked.
+    pub async fn check(&self, client: &Client) -> Result<()> {
+        let live = "SELECT count(*), sum(slots) FROM system.workers WHERE state = 'live'";
+        let slot_count = self.worker_count * self.slot_count;
+        self.expect(client, live, [self.worker_count.to_string(), slot_count.to_string()]).await?;
+        let partitions = self.target_partitions.unwrap_or(slot_count);
+        let width = [WIDTH.to_owned(), partitions.to_string()];
+        self.expect(client, &format!("SHOW {WIDTH}"), width).await
+    }
+
+    async fn expect(&self, client: &Client, query: &str, wanted: [String; 2]) -> Result<()> {
+        let statement = client.execute(query).await?;
+        let schema = statement.schema();
+        let rows = render_rows(&schema, &statement.collect().await?)?;
+        ensure!(rows == [wanted.clone()], "{query} answers {rows:?}, not {wanted:?}: {self:?}");
+        Ok(())
+    }
+
     /// Returns the coordinator's configuration.
     fn config_text(&self) -> String {
         let mut text = String::new();

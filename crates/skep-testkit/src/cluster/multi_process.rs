@@ -73,6 +73,9 @@ impl MultiProcess {
             .arg("--config")
             .arg(&config)
             .args(&shape.extra_arguments);
+        if let Some(limit) = shape.partition_memory_limit {
+            command.env("SKEP_PARTITION_MEMORY", limit.to_string());
+        }
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

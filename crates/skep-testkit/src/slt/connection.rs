@@ -1,8 +1,8 @@
 //! An engine or cluster under test, and the sessions that a script opens on it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio::sync::Mutex;
 use super::column_type::ColumnType;
 use super::placeholders::Placeholders;
 use super::render;
+use super::shape::Shape;
 use crate::cluster::{ClusterShape, InProcess, MultiProcess};
 
 /// What the harness does itself: closes the engine and opens it again on the same data directory.
@@ -73,6 +74,23 @@ enum Answer {
     Done { row_count: u64 },
 }
 
+/// Bytes that the clusters that are to spill have written to disk, by workers and slots.
+static SPILLED: std::sync::Mutex<BTreeMap<(usize, usize), u64>> =
+    std::sync::Mutex::new(BTreeMap::new());
+
+/// Returns how many bytes all scripts together have made clusters of a shape write to disk.
+pub(super) fn spilled_bytes(shape: Shape) -> u64 {
+    let spilled = SPILLED.lock().unwrap_or_else(PoisonError::into_inner);
+    spilled.get(&(shape.worker_count, shape.slot_count)).copied().unwrap_or_default()
+}
+
+fn note_spilled(shape: &ClusterShape, bytes: u64) {
+    if shape.partition_memory_limit.is_some() {
+        let mut spilled = SPILLED.lock().unwrap_or_else(PoisonError::into_inner);
+        *spilled.entry((shape.worker_count, shape.slot_count)).or_default() += bytes;
+    }
+}
+
 impl InstanceKind {
     async fn open(&self) -> anyhow::Result<Backend> {
         Ok(match self {
@@ -84,6 +102,18 @@ impl InstanceKind {
                 Backend::MultiProcess(tokio::task::spawn_blocking(started).await??)
             }
         })
+    }
+}
+
+impl InstanceKind {
+    /// Reads back that a cluster is of its shape.
+    async fn check(&self, backend: &Backend) -> anyhow::Result<()> {
+        match (self, backend.session().await?) {
+            (Self::InProcess(shape) | Self::MultiProcess(shape, _), SessionOf::Cluster(client)) => {
+                shape.check(&client).await
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -155,7 +185,11 @@ impl Instance {
         }
         let backend = match &open.backend {
             Some(backend) => Arc::clone(backend),
-            None => Arc::new(self.kind.open().await?),
+            None => {
+                let backend = self.kind.open().await?;
+                self.kind.check(&backend).await?;
+                Arc::new(backend)
+            }
         };
         open.backend = Some(Arc::clone(&backend));
         let session = backend.session().await?;
@@ -169,7 +203,12 @@ impl Instance {
         let Open { backend, sessions } = std::mem::take(&mut *self.open.lock().await);
         drop(sessions);
         match backend.and_then(Arc::into_inner) {
-            Some(Backend::InProcess(cluster)) => cluster.shut_down().await,
+            Some(Backend::InProcess(cluster)) => {
+                if let InstanceKind::InProcess(shape) = &self.kind {
+                    note_spilled(shape, cluster.spilled_bytes());
+                }
+                cluster.shut_down().await;
+            }
             // Waits until its processes have ended.
             Some(Backend::MultiProcess(cluster)) => {
                 let _ = tokio::task::spawn_blocking(move || drop(cluster)).await;

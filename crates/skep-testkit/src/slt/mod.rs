@@ -13,6 +13,7 @@ mod mode;
 mod placeholders;
 mod render;
 mod script;
+mod shape;
 mod suite;
 mod validator;
 
@@ -21,4 +22,5 @@ pub use header::Header;
 pub use mode::Mode;
 pub use render::rows as render_rows;
 pub use script::{Run, run_script};
+pub use shape::Shape;
 pub use suite::{find_scripts, main};

@@ -66,11 +66,15 @@ pub async fn run_script(path: &Path, mode: Mode, run: Run, binary: Option<&Path>
         std::fs::create_dir(dir)?;
     }
     let placeholders = Placeholders::for_script(&whole_text, &test_dir.canonicalize()?)?;
+    let target_partitions = match mode {
+        Mode::Shaped(shape) => shape.target_partitions,
+        _ => TARGET_PARTITIONS,
+    };
     let config = EngineConfig {
         data_dir: Some(data_dir.clone()),
         memory_limit: Some(header.memory_limit.unwrap_or(MEMORY_LIMIT)),
         spill_dir: Some(spill_dir.clone()),
-        target_partitions: Some(header.target_partitions.unwrap_or(TARGET_PARTITIONS)),
+        target_partitions: Some(header.target_partitions.unwrap_or(target_partitions)),
         ..EngineConfig::default()
     };
     let is_slow = path.extension().is_some_and(|extension| extension == "slt_slow");
@@ -90,6 +94,12 @@ pub async fn run_script(path: &Path, mode: Mode, run: Run, binary: Option<&Path>
     let kind = match mode {
         Mode::Embedded => InstanceKind::Embedded(config),
         Mode::InProcess => InstanceKind::InProcess(shape()),
+        Mode::Shaped(other) => InstanceKind::InProcess(ClusterShape {
+            worker_count: other.worker_count,
+            slot_count: other.slot_count,
+            partition_memory_limit: other.partition_memory_limit(),
+            ..shape()
+        }),
         Mode::MultiProcess => {
             let binary = binary.context("the mode of many processes needs the skep binary")?;
             InstanceKind::MultiProcess(shape(), binary.to_owned())

@@ -10,7 +10,9 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::header::Header;
 use super::mode::Mode;
+use super::connection::spilled_bytes;
 use super::script::{Run, run_script};
+use super::shape::Shape;
 use crate::workspace;
 
 /// Trials at once unless `--test-threads` says otherwise; each has an engine with its own memory.
@@ -20,8 +22,8 @@ const STACK_SIZE: usize = 64 << 20;
 
 /// Runs the scripts of `sql-tests` as a test binary with Cargo's usual arguments.
 ///
-/// `SLOW=1` adds the `.slt_slow` files; `SLT_COMPLETE=1` rewrites the expected answers of the
-/// selected scripts instead of checking them.
+/// `SLOW=1` adds the `.slt_slow` files and all shapes of clusters; `SLT_COMPLETE=1` rewrites the
+/// expected answers of the selected scripts instead of checking them.
 ///
 /// `binary` is the `skep` that clusters of processes are started from.
 pub fn main(binary: &Path) -> ExitCode {
@@ -29,12 +31,34 @@ pub fn main(binary: &Path) -> ExitCode {
     let core_count = std::thread::available_parallelism().map_or(1, usize::from);
     arguments.test_threads.get_or_insert(core_count.min(MAX_PARALLEL));
     match trials(&workspace::root().join("sql-tests"), binary) {
-        Ok(trials) => libtest_mimic::run(&arguments, trials).exit_code(),
+        Ok(trials) => {
+            let scripts = libtest_mimic::run(&arguments, trials);
+            // What the scripts of a shape have to have done together, once they are done.
+            let shapes = libtest_mimic::run(&arguments, spilling_trials());
+            if scripts.has_failed() { scripts.exit_code() } else { shapes.exit_code() }
+        }
         Err(error) => {
             let failure = Trial::test("sql-tests", move || Err(Failed::from(format!("{error:#}"))));
             libtest_mimic::run(&arguments, vec![failure]).exit_code()
         }
     }
+}
+
+/// Returns the shapes of this run.
+fn shapes() -> Vec<Shape> {
+    if is_on("SLOW") { Shape::all() } else { Shape::ORDINARY.to_vec() }
+}
+
+/// Makes the trials that the shapes that were to spill have spilled.
+fn spilling_trials() -> Vec<Trial> {
+    let trial = |shape: Shape| {
+        let name = format!("{}::exchanges have spilled", Mode::Shaped(shape));
+        Trial::test(name, move || match spilled_bytes(shape) {
+            0 => Err(Failed::from("nothing was written to disk")),
+            _ => Ok(()),
+        })
+    };
+    shapes().into_iter().filter(|shape| shape.spills).map(trial).collect()
 }
 
 fn is_on(variable: &str) -> bool {
@@ -57,7 +81,12 @@ fn trials(root: &Path, binary: &Path) -> Result<Vec<Trial>> {
         let text = std::fs::read_to_string(&path)?;
         // A bad header is a failing trial, so that it is seen and the others run.
         let modes = Header::parse(&text).map_or(vec![Mode::Embedded], |header| header.modes);
-        for mode in Mode::ALL.into_iter().filter(|mode| modes.contains(mode)) {
+        let mut modes: Vec<_> = Mode::ALL.into_iter().filter(|mode| modes.contains(mode)).collect();
+        // Slow scripts are many times a whole shape, and their answers do not depend on it more.
+        if modes.contains(&Mode::InProcess) && !is_slow {
+            modes.extend(shapes().into_iter().map(Mode::Shaped));
+        }
+        for mode in modes {
             let (path, binary) = (path.clone(), binary.to_owned());
             let runtime = Arc::clone(&runtime);
             let trial = move || run_trial(&runtime, path, mode, run, binary);

@@ -7,7 +7,7 @@ use super::data::{Rng, random_graph};
 use super::world::{COORDINATOR, Message, World};
 use crate::ids::{QueryId, WorkerId};
 use crate::membership::{MembershipConfig, WorkerLife};
-use crate::scheduler::{Event, QuerySettings, SchedulerConfig, Site};
+use crate::scheduler::{CancelCause, Event, QuerySettings, SchedulerConfig, Site};
 
 #[derive(Debug, Clone)]
 pub(super) enum Fault {
@@ -131,7 +131,7 @@ impl World {
                 if self.oracle.accounts.contains_key(&query) && self.outcome(query).is_none() {
                     self.fired("cancel");
                 }
-                self.tell(vec![Event::Cancel { query }]);
+                self.tell(vec![Event::Cancel { query, cause: CancelCause::Unwanted }]);
             }
             Fault::Kill(worker) => {
                 let back = self.rng.between(100, 7000);

@@ -179,7 +179,7 @@ impl Oracle {
             Event::WorkerDisconnected { life } if self.is_live(Site::Worker(*life)) => {
                 self.cut_off.insert(Site::Worker(*life));
             }
-            Event::Cancel { query } => {
+            Event::Cancel { query, .. } => {
                 self.open(*query, |account| account.is_cancelled = true);
             }
             Event::ResultEnough { query } => self.open(*query, |account| account.is_enough = true),

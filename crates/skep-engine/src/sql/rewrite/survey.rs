@@ -30,8 +30,8 @@ pub(super) struct Survey {
     /// `SIMILAR TO`, `LIKE ... ESCAPE`, `ANY`, `ALL`, `IN` and `EXISTS` of subqueries,
     /// `any_value(x ORDER BY y)`.
     pub(super) expressions: bool,
-    /// Outer joins with `USING` or `NATURAL`, chains of such joins, and `*`, `WHERE` or a subquery
-    /// over one.
+    /// Outer joins with `USING` or `NATURAL`, chains of such joins, and `*`, `WHERE`, a subquery or a
+    /// unary operator over one.
     pub(super) using_joins: bool,
     /// `INTERSECT ALL`, `EXCEPT ALL`.
     pub(super) set_operations: bool,
@@ -61,7 +61,8 @@ impl Survey {
 
     /// Notes joins that merge columns: outer ones, and any second one. `merging` says how many came
     /// before; a `*` counts as one, since it would list the merged column in the wrong place, and so
-    /// do `WHERE` and subqueries, in which the planner takes the merged column for ambiguous.
+    /// do `WHERE`, subqueries and unary operators, under which the planner takes the merged column
+    /// for ambiguous.
     fn joins(&mut self, table: &TableWithJoins, mut merging: usize) {
         for join in &table.joins {
             if let Some((constraint, outer)) = constraint_of(&join.join_operator)
@@ -198,7 +199,7 @@ impl Visitor for Survey {
         self.clauses |= select.flavor == SelectFlavor::FromFirstNoSelect;
         self.windows |= !select.named_window.is_empty();
         let has_star = select.projection.iter().any(|item| matches!(item, SelectItem::Wildcard(_)));
-        let names_columns = has_star || select.selection.is_some() || has_subquery(select);
+        let names_columns = has_star || select.selection.is_some() || looks_inside(select);
         select.from.iter().for_each(|table| self.joins(table, usize::from(names_columns)));
         refuse_window("WHERE", select.selection.as_ref())?;
         refuse_window("HAVING", select.having.as_ref())
@@ -284,19 +285,28 @@ fn survey_alias(alias: &TableAlias) -> ControlFlow<Error> {
     ControlFlow::Continue(())
 }
 
-/// Tells whether a subquery stands in a clause that may name merged columns, `WHERE` aside.
-fn has_subquery(select: &Select) -> bool {
-    struct Subquery;
-    impl Visitor for Subquery {
+/// Tells whether a subquery or a unary operator, whose operand the planner looks at before it knows
+/// what merged columns mean, stands in a clause that may name them, `WHERE` aside.
+fn looks_inside(select: &Select) -> bool {
+    struct Look;
+    impl Visitor for Look {
         type Break = ();
         fn pre_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
             ControlFlow::Break(())
         }
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+            match expr {
+                Expr::UnaryOp { expr, .. } if !matches!(**expr, Expr::Value(_)) => {
+                    ControlFlow::Break(())
+                }
+                _ => ControlFlow::Continue(()),
+            }
+        }
     }
-    select.projection.visit(&mut Subquery).is_break()
-        || select.group_by.visit(&mut Subquery).is_break()
-        || select.having.visit(&mut Subquery).is_break()
-        || select.qualify.visit(&mut Subquery).is_break()
+    select.projection.visit(&mut Look).is_break()
+        || select.group_by.visit(&mut Look).is_break()
+        || select.having.visit(&mut Look).is_break()
+        || select.qualify.visit(&mut Look).is_break()
 }
 
 /// Refuses window functions in a clause that chooses rows before there are windows.

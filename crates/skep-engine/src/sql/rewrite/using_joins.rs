@@ -356,6 +356,9 @@ mod tests {
             ("SELECT count(k), max(k) FROM a RIGHT JOIN b USING (k)", &["2|3"]),
             ("SELECT DISTINCT k FROM a FULL JOIN b USING (k) ORDER BY k", &["1", "2", "3"]),
             ("SELECT K FROM a FULL JOIN b USING (K) WHERE \"k\" = 3", &["3"]),
+            ("SELECT NOT (k > 3), -k FROM a JOIN b USING (k)", &["true|-2"]),
+            ("SELECT count(*) FROM a NATURAL JOIN b GROUP BY -k HAVING NOT (k > 3)", &[]),
+            ("SELECT x FROM a JOIN b USING (k) ORDER BY -k", &["a2"]),
         ])
         .await;
     }
