@@ -4,8 +4,8 @@
 //! machine that runs the tests may be busy with others; so of a few tries only the best has to keep
 //! the bound, and each has to end.
 
-use std::io::Write;
-use std::process::Stdio;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use datafusion::common::runtime::SpawnedTask;
@@ -29,9 +29,9 @@ const STILL: &str = "SELECT d.name, count(*), sum(f.v) FROM facts f JOIN dims d 
                      GROUP BY d.name";
 const HELD: &str = "bucket/dims/part-1.csv";
 
-/// Its tasks compute for hours.
-const BUSY: &str = "SELECT a.k, count(*) FROM facts a CROSS JOIN facts b CROSS JOIN facts c \
-                    GROUP BY a.k";
+/// Its tasks compute for minutes.
+const BUSY: &str = "SELECT a.k, max(sha512(CAST(a.v * b.v AS VARCHAR))) FROM facts a \
+                    CROSS JOIN facts b GROUP BY a.k";
 
 /// What becomes of the statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,32 +44,53 @@ enum End {
     Late,
 }
 
-/// A running statement of a client of one kind or another.
-enum Running {
-    Task(SpawnedTask<Result<Vec<Vec<String>>, skep_client::Error>>),
-    Process(std::process::Child),
+/// A client that is about to run a statement: a task of this process, or a process.
+enum Asker {
+    Task(Client),
+    Process(Child),
 }
 
-async fn start(cluster: &Cluster, server: &ObjectServer, query: &str, end: End) -> Running {
-    let mut statements = preamble(server);
-    if end == End::Late {
-        statements.push("SET skep.statement_timeout = '4s'".to_owned());
+/// A running statement of one or the other.
+enum Running {
+    Task(SpawnedTask<Result<Vec<Vec<String>>, skep_client::Error>>),
+    Process(Child),
+}
+
+impl Asker {
+    /// Opens a session and makes its tables: that reads files, so none may be held yet.
+    async fn open(cluster: &Cluster, server: &ObjectServer, how: End) -> Self {
+        let mut statements = preamble(server);
+        if how == End::Late {
+            statements.push("SET skep.statement_timeout = '4s'".to_owned());
+        }
+        if how == End::Killed {
+            let args = [cluster.processes.url.as_str(), "--format", "csv"];
+            let mut child = skep(&args).stdin(Stdio::piped()).spawn().unwrap();
+            let script = format!("{};\nSELECT 'ready' AS x;\n", statements.join(";\n"));
+            child.stdin.as_mut().unwrap().write_all(script.as_bytes()).unwrap();
+            let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+            assert!(lines.any(|line| line.unwrap() == "ready"));
+            return Self::Process(child);
+        }
+        let client = Client::connect(&cluster.processes.url).await.unwrap();
+        for statement in &statements {
+            rows(&client, statement).await.unwrap();
+        }
+        Self::Task(client)
     }
-    if end == End::Killed {
-        let mut child = skep(&[&cluster.processes.url, "--format", "null"])
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let script = format!("{};\n{query};\n", statements.join(";\n"));
-        child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
-        return Running::Process(child);
+
+    fn start(self, query: String) -> Running {
+        match self {
+            Self::Task(client) => {
+                Running::Task(SpawnedTask::spawn(async move { rows(&client, &query).await }))
+            }
+            Self::Process(mut child) => {
+                let stdin = child.stdin.as_mut().unwrap();
+                stdin.write_all(format!("{query};\n").as_bytes()).unwrap();
+                Running::Process(child)
+            }
+        }
     }
-    let client = Client::connect(&cluster.processes.url).await.unwrap();
-    for statement in &statements {
-        rows(&client, statement).await.unwrap();
-    }
-    let query = query.to_owned();
-    Running::Task(SpawnedTask::spawn(async move { rows(&client, &query).await }))
 }
 
 /// Ends the statement; returns since when nothing of it may be left.
@@ -104,20 +125,20 @@ async fn become_late(client: Running) -> Instant {
 
 /// Runs and ends a statement; returns how long it took until nothing was left.
 async fn one_try(cluster: &Cluster, server: &ObjectServer, query: &str, how: End) -> Duration {
+    let asker = Asker::open(cluster, server, how).await;
     let before = cluster.spill_files();
     let keeps = query == STILL;
     if keeps {
         server.hold(HELD);
     }
     let mark = format!("{how:?} {:?}", Instant::now());
-    let client = start(cluster, server, &format!("{query} /* {mark} */"), how).await;
+    let client = asker.start(format!("{query} /* {mark} */"));
     let id = cluster.query_id(&mark).await;
     // It runs on workers, and holds what it can hold.
     let holds = "SELECT sum(running), sum(stored_bytes) FROM system.workers";
     let number = |cell: &String| cell.parse::<u64>().unwrap();
-    let holds = cluster.wait_for(holds, |rows| {
-        number(&rows[0][0]) > 0 && (!keeps || number(&rows[0][1]) > 0)
-    });
+    let holds = cluster
+        .wait_for(holds, |rows| number(&rows[0][0]) > 0 && (!keeps || number(&rows[0][1]) > 0));
     holds.await;
     if keeps {
         let deadline = Instant::now() + PATIENCE;

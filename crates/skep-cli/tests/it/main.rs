@@ -9,6 +9,7 @@ mod errors;
 mod formats;
 mod matrix;
 mod object_stores;
+mod panics;
 mod process;
 mod prompt;
 mod recovery;

@@ -99,7 +99,8 @@ async fn settings_reach_tasks(url: &str, files: &Path) {
 
     // When a first grouping gives up: rows are passed on without it.
     let grouped = "EXPLAIN ANALYZE SELECT k, count(*) FROM t GROUP BY k";
-    let skipped = |analysis| figure(analysis, "AggregateExec: mode=Partial", "skipped_aggregation_rows");
+    let skipped =
+        |analysis| figure(analysis, "AggregateExec: mode=Partial", "skipped_aggregation_rows");
     let none = skipped(&on_workers(&client, grouped, "groups kept").await);
     let prefix = "datafusion.execution.skip_partial_aggregation_probe";
     told(&client, &format!("SET {prefix}_rows_threshold = 1")).await;

@@ -20,9 +20,7 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
-use skep_engine::{
-    Deadline, Error, LocalExecutor, QueryExecutor, QueryText, Result, mask_secrets,
-};
+use skep_engine::{Deadline, Error, LocalExecutor, QueryExecutor, QueryText, Result, mask_secrets};
 use tokio::sync::mpsc;
 use tracing::info;
 

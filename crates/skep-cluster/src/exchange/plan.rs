@@ -166,6 +166,8 @@ pub struct ExchangePart {
     pub tasks: Range<usize>,
     /// The output of each of them.
     pub output: usize,
+    /// Whether every task of the reading stage reads this same part.
+    pub is_for_all: bool,
 }
 
 /// Where a task finds the outputs that it reads.
@@ -246,7 +248,9 @@ impl ExchangeReadExec {
 
     /// Returns what partition `partition` is made of; several parts are merged by order.
     pub fn parts(&self, partition: usize) -> Vec<ExchangePart> {
-        let part = |tasks, output| ExchangePart { producer: self.producer, tasks, output };
+        let is_for_all = self.exchange == Exchange::Broadcast;
+        let producer = self.producer;
+        let part = |tasks, output| ExchangePart { producer, tasks, output, is_for_all };
         let all = 0..self.producer_tasks;
         match self.exchange {
             Exchange::Shuffle => vec![part(all, partition)],

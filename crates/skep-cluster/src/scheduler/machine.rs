@@ -96,7 +96,9 @@ impl Scheduler {
     fn take_in(&mut self, event: Event, now: Duration) {
         match event {
             Event::Submit { query, graph, settings } => self.submit(query, &graph, settings, now),
-            Event::Cancel { query, cause } => self.end(query, Some(QueryFailure::cancelled(cause)), now),
+            Event::Cancel { query, cause } => {
+                self.end(query, Some(QueryFailure::cancelled(cause)), now)
+            }
             Event::WorkerJoined { registration, holdings } => {
                 self.worker_joined(registration, holdings, now);
             }

@@ -182,7 +182,7 @@ impl ExchangeSource for KeptForTask {
         _: SchemaRef,
         _: &TaskContext,
     ) -> Result<SendableRecordBatchStream> {
-        let ExchangePart { producer, tasks, output } = part;
+        let ExchangePart { producer, tasks, output, .. } = part;
         let is_announced = self.allowed.iter().any(|known| {
             known.producer == producer
                 && known.output == output

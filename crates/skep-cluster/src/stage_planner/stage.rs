@@ -111,7 +111,8 @@ impl StageInput {
             Pattern::OneToOne => task - self.tasks.start..task - self.tasks.start + 1,
         };
         let all = 0..self.producer_tasks;
-        let part = |tasks, output| ExchangePart { producer: self.producer, tasks, output };
+        let (producer, is_for_all) = (self.producer, self.exchange == Exchange::Broadcast);
+        let part = |tasks, output| ExchangePart { producer, tasks, output, is_for_all };
         match self.exchange {
             Exchange::Shuffle | Exchange::ShuffleMerge(_) => {
                 partitions.map(|partition| part(all.clone(), partition)).collect()

@@ -5,7 +5,7 @@
 //! **Invariant:** a producer that none of the launch's sources names has no rows; one that is named
 //! and cannot be read is an error which names it, and where it was to be.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -19,6 +19,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
+use super::copies::Copies;
 use crate::error::Error;
 use crate::exchange::fetch::{Fetcher, RemoteOutput, TaskFetcher};
 use crate::exchange::plan::{ExchangePart, ExchangeSource};
@@ -61,6 +62,9 @@ pub(super) struct AttemptInputs {
     is_counted: Vec<AtomicBool>,
     bytes: AtomicU64,
     fetcher: Arc<dyn Fetcher>,
+    copies: Arc<Copies>,
+    /// Whether other tasks here are likely to read what all tasks of the stage read.
+    shares: AtomicBool,
     /// Made when the first output of another site is opened.
     task_fetcher: OnceLock<Arc<dyn TaskFetcher>>,
 }
@@ -72,6 +76,7 @@ impl AttemptInputs {
         peers: Arc<Peers>,
         mut sources: Vec<Source>,
         fetcher: Arc<dyn Fetcher>,
+        copies: Arc<Copies>,
     ) -> Self {
         sources.sort_unstable_by_key(place);
         let is_counted = sources.iter().map(|_source| AtomicBool::new(false)).collect();
@@ -83,8 +88,33 @@ impl AttemptInputs {
             is_counted,
             bytes: AtomicU64::new(0),
             fetcher,
+            copies,
+            shares: AtomicBool::new(false),
             task_fetcher: OnceLock::new(),
         }
+    }
+
+    /// Shares what all tasks of the stage read, if it has more of them than there are workers: else
+    /// a copy would be kept for one reader.
+    pub(super) fn share_among(&self, task_count: usize) {
+        let workers = self.peers.keys().filter_map(|site| match site {
+            Site::Worker(life) => Some(life.worker),
+            Site::Coordinator => None,
+        });
+        let workers: HashSet<_> = workers.collect();
+        self.shares.store(task_count > workers.len(), Ordering::Relaxed);
+    }
+
+    /// Reads an output of another site through the copy that is kept here.
+    fn shared(
+        &self,
+        idx: usize,
+        schema: &SchemaRef,
+        original: BoxStream<'static, Result<RecordBatch>>,
+    ) -> BoxStream<'static, Result<RecordBatch>> {
+        let Source { producer, site, .. } = self.sources[idx];
+        let lost = move |error| local_error(producer, site, error);
+        self.copies.read(&self.store, producer, Arc::clone(schema), original, lost)
     }
 
     /// Returns the bytes of what was opened: exact for this site's own, as the launch said for
@@ -171,7 +201,7 @@ impl ExchangeSource for AttemptInputs {
         schema: SchemaRef,
         context: &TaskContext,
     ) -> Result<SendableRecordBatchStream> {
-        let ExchangePart { producer, tasks, output } = part;
+        let ExchangePart { producer, tasks, output, is_for_all } = part;
         let first = self.sources.partition_point(|at| place(at) < (producer, tasks.start));
         let end = self.sources.partition_point(|at| place(at) < (producer, tasks.end));
         let (mut local, mut remote) = (Vec::new(), Vec::new());
@@ -180,7 +210,12 @@ impl ExchangeSource for AttemptInputs {
             if source.site == self.site {
                 local.push(self.local(source, output)?);
             } else {
-                remote.push(self.remote(idx, output, &schema, context)?);
+                let batches = self.remote(idx, output, &schema, context)?;
+                let is_shared = is_for_all && self.shares.load(Ordering::Relaxed);
+                remote.push(match is_shared {
+                    true => self.shared(idx, &schema, batches),
+                    false => batches,
+                });
             }
         }
         let batches = match (local.len(), remote.len()) {

@@ -4,9 +4,10 @@
 //! and go to, a control stream or the coordinator's own channel, makes no difference here.
 //!
 //! The life of an attempt: [`runner`] takes it into its account, [`program`] makes a plan for it,
-//! [`inputs`] feeds it, [`output`] writes what it gives, [`failure`] judges what went wrong.
+//! [`inputs`] feeds it ([`copies`] what several share), [`output`] writes what it gives, [`failure`] judges what went wrong.
 
 pub mod command;
+mod copies;
 mod failure;
 pub mod inputs;
 mod live;

@@ -27,6 +27,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 use super::command::{Command, StageProgram, TaskOutcome, TaskReport};
+use super::copies::Copies;
 use super::failure;
 use super::inputs::{Peers, output_key};
 use super::program::{QueryContext, StageDecoder, StageEntry};
@@ -84,6 +85,7 @@ struct Query {
     context: Arc<QueryContext>,
     stages: HashMap<StageId, Arc<StageEntry>>,
     sealed: BTreeMap<TaskAttempt, TaskOutput>,
+    copies: Arc<Copies>,
     /// Attempts that have said their last word.
     over: HashSet<TaskAttempt>,
 }
@@ -184,8 +186,11 @@ impl TaskSite for TaskRunner {
             std::mem::take(&mut state.queries)
         };
         // Not the end of the queries' leases: they may go on, and give this life tasks as well.
-        for (attempt, output) in queries.into_values().flat_map(|query| query.sealed) {
-            self.shared.release(attempt, &output);
+        for query in queries.into_values() {
+            self.shared.services.store.release(&query.copies.keys(), Readers::Abort);
+            for (attempt, output) in query.sealed {
+                self.shared.release(attempt, &output);
+            }
         }
     }
 }
@@ -252,7 +257,8 @@ impl Shared {
             return None;
         }
         let (services, peers) = (Arc::clone(&self.services), Arc::clone(&state.peers));
-        let task = Task { services, attempt, site, sources, peers, stage };
+        let copies = Arc::clone(&query.copies);
+        let task = Task { services, attempt, site, sources, peers, stage, copies };
         let (work, abort) = abortable(AssertUnwindSafe(task.run().boxed()).catch_unwind());
         state.running.insert(attempt, abort);
         let word =

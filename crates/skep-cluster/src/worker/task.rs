@@ -9,6 +9,7 @@ use datafusion::physical_plan::metrics::Time;
 use futures::TryStreamExt;
 
 use super::command::TaskOutcome;
+use super::copies::Copies;
 use super::failure;
 use super::inputs::{AttemptInputs, Peers};
 use super::metrics;
@@ -39,14 +40,16 @@ pub(super) struct Task {
     pub(super) sources: Vec<Source>,
     pub(super) peers: Arc<Peers>,
     pub(super) stage: Arc<StageEntry>,
+    /// What the query's tasks here share.
+    pub(super) copies: Arc<Copies>,
 }
 
 impl Task {
     /// Runs the attempt. Dropped before its end, it leaves nothing.
     pub(super) async fn run(self) -> TaskOutcome {
-        let Self { services, attempt, site, sources, peers, stage } = self;
+        let Self { services, attempt, site, sources, peers, stage, copies } = self;
         let (store, fetcher) = (services.store.clone(), Arc::clone(&services.fetcher));
-        let inputs = Arc::new(AttemptInputs::new(site, store, peers, sources, fetcher));
+        let inputs = Arc::new(AttemptInputs::new(site, store, peers, sources, fetcher, copies));
         let source = TaskInputs(Arc::clone(&inputs) as _);
         let decoder = services.decoder.as_ref();
         let prepared = stage.prepare(attempt, source, decoder, &services.runtime).await;
@@ -54,6 +57,7 @@ impl Task {
             Ok(task) => task,
             Err(outcome) => return outcome,
         };
+        inputs.share_among(task.task_count);
         match drive(&services, attempt, &task).await {
             Ok(mut output) => {
                 let operators = metrics::collect(&task.plan, task.scope);

@@ -8,6 +8,7 @@
 //! - [`null_equality`]: `=` stays `=` in a join by `IS NOT DISTINCT FROM`.
 //! - [`pushdown`]: filters that reach the right one of the columns that share a name.
 //! - [`top_k`]: sorts with a large limit may spill.
+//! - [`yielding`]: joins that multiply rows can be stopped.
 //!
 //! **Invariant:** our logical rules are analyzer rules, but for those that stand by a rule of
 //! DataFusion's optimizer. DataFusion checks a plan's subqueries right after analysis and folds
@@ -24,6 +25,7 @@ mod subqueries;
 #[cfg(test)]
 mod tests;
 mod top_k;
+mod yielding;
 
 use std::sync::Arc;
 
@@ -62,7 +64,7 @@ pub(crate) fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
 }
 
 /// DataFusion's physical rules, those that push filters down with help, and the bound on heaps;
-/// then the bound on recursion.
+/// then joins that give way and the bound on recursion.
 ///
 /// The bound on recursion comes last: no rule of DataFusion's knows its node.
 pub(crate) fn physical_optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
@@ -72,6 +74,7 @@ pub(crate) fn physical_optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + 
             *rule = Arc::new(pushdown::PushFiltersByPosition { rule: Arc::clone(rule) });
         }
     }
+    rules.push(Arc::new(yielding::YieldingJoins));
     rules.push(Arc::new(recursion::BoundRecursion));
     rules
 }

@@ -171,7 +171,10 @@ mod tests {
                 "CREATE EXTERNAL TABLE t STORED AS parquet LOCATION 's3://b/t' OPTIONS \
                  ('aws.secret_access_key' '***', 'aws.region' 'eu')",
             ),
-            ("COPY t TO 's3://b/x' OPTIONS (password 'hush')", "COPY t TO 's3://b/x' OPTIONS (password '***')"),
+            (
+                "COPY t TO 's3://b/x' OPTIONS (password 'hush')",
+                "COPY t TO 's3://b/x' OPTIONS (password '***')",
+            ),
             ("SET s3.session_token = 'hush'", "SET s3.session_token = '***'"),
             ("SET az.account_key TO 'hush'", "SET az.account_key TO '***'"),
             ("SELECT 1 WHERE api_key=E'hush\\'x' -- why", "SELECT 1 WHERE api_key='***' -- why"),

@@ -8,9 +8,9 @@ use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::{Builder, Runtime};
 
+use super::connection::spilled_bytes;
 use super::header::Header;
 use super::mode::Mode;
-use super::connection::spilled_bytes;
 use super::script::{Run, run_script};
 use super::shape::Shape;
 use crate::workspace;

@@ -57,7 +57,7 @@ pub(crate) async fn assert_same(run: &mut LocalRun, query: &str, order: Order) {
 fn assert_all_is_read(plan: &StagePlan, text: &str) {
     let mut reads = HashMap::new();
     for stage in &plan.stages {
-        for ExchangePart { producer, tasks, output } in
+        for ExchangePart { producer, tasks, output, .. } in
             (0..stage.task_count).flat_map(|task| stage.reads(task))
         {
             assert!(producer < stage.id, "{text}");

@@ -3,6 +3,7 @@
 
 mod accounts;
 mod cancelling;
+mod copies;
 mod failures;
 mod live;
 mod outputs;
@@ -111,6 +112,8 @@ impl StageDecoder for Programs {
 struct Neighbours {
     stores: Arc<Mutex<HashMap<String, PartitionStore>>>,
     readers: Arc<AtomicUsize>,
+    /// Outputs that somebody has begun to read.
+    opens: Arc<AtomicUsize>,
 }
 
 impl Fetcher for Neighbours {
@@ -122,6 +125,17 @@ impl Fetcher for Neighbours {
 
 impl TaskFetcher for Neighbours {
     fn open(&self, output: RemoteOutput, _schema: SchemaRef) -> FetchStream {
+        let opens = Arc::clone(&self.opens);
+        let opened = futures::stream::once(async move {
+            opens.fetch_add(1, Ordering::Relaxed);
+        });
+        let batches = self.batches(output);
+        opened.map(move |()| None).chain(batches.map(Some)).filter_map(std::future::ready).boxed()
+    }
+}
+
+impl Neighbours {
+    fn batches(&self, output: RemoteOutput) -> FetchStream {
         let failure = |fault, error| FetchFailure { fault, error };
         let Some(store) = self.stores.lock().get(&output.address).cloned() else {
             let error = Error::internal("connection refused");
