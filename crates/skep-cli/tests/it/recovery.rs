@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use datafusion::common::runtime::SpawnedTask;
 use futures::StreamExt;

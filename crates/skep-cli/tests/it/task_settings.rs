@@ -91,7 +91,7 @@ async fn settings_reach_tasks(url: &str, files: &Path) {
     let large = on_workers(&client, &analyze, "batches large").await;
     told(&client, "SET datafusion.execution.batch_size = 10").await;
     let small = on_workers(&client, &analyze, "batches small").await;
-    let batches = |analysis| figure(analysis, "FilterExec", "output_batches");
+    let batches = |analysis: &[Vec<String>]| figure(analysis, "FilterExec", "output_batches");
     let (large, small) = (batches(&large), batches(&small));
     assert!(large <= 16, "2,000 rows of 4 files in {large} batches");
     assert!(small >= 200, "2,000 rows in batches of 10 are {small}");
@@ -99,8 +99,9 @@ async fn settings_reach_tasks(url: &str, files: &Path) {
 
     // When a first grouping gives up: rows are passed on without it.
     let grouped = "EXPLAIN ANALYZE SELECT k, count(*) FROM t GROUP BY k";
-    let skipped =
-        |analysis| figure(analysis, "AggregateExec: mode=Partial", "skipped_aggregation_rows");
+    let skipped = |analysis: &[Vec<String>]| {
+        figure(analysis, "AggregateExec: mode=Partial", "skipped_aggregation_rows")
+    };
     let none = skipped(&on_workers(&client, grouped, "groups kept").await);
     let prefix = "datafusion.execution.skip_partial_aggregation_probe";
     told(&client, &format!("SET {prefix}_rows_threshold = 1")).await;

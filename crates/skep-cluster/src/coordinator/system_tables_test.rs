@@ -90,6 +90,7 @@ fn views() -> Views {
         ended: Some(SECOND * 4),
         error: Some(failure(FailureKind::NoWorker, "no worker")),
         attempt_count: 6,
+        rows: 11,
         ..query(12, QueryState::Failed)
     };
     let cancelled = QueryView {
@@ -180,12 +181,12 @@ async fn queries_show_how_they_stand_and_for_how_long() {
         rows(&session, "SELECT * FROM system.queries").await,
         [
             "q12|failed|SELECT 1|1970-01-01T00:16:41Z|1970-01-01T00:16:42Z|1970-01-01T00:16:44Z|\
-             3.0|2|5|6|unavailable|no worker",
-            "q13|cancelled||1970-01-01T00:16:41Z||1970-01-01T00:16:42Z|1.0|2|5|0|cancelled|\
+             3.0|2|5|6|11|unavailable|no worker",
+            "q13|cancelled||1970-01-01T00:16:41Z||1970-01-01T00:16:42Z|1.0|2|5|0|0|cancelled|\
              cancelled",
-            "q14|running||1970-01-01T00:16:41Z|1970-01-01T00:16:41Z||8.0|2|5|0||",
-            "q15|queued||1970-01-01T00:16:41Z|||8.0|2|5|0||",
-            "q16|finished||1970-01-01T00:16:41Z|||8.0|2|5|0||",
+            "q14|running||1970-01-01T00:16:41Z|1970-01-01T00:16:41Z||8.0|2|5|0|0||",
+            "q15|queued||1970-01-01T00:16:41Z|||8.0|2|5|0|0||",
+            "q16|finished||1970-01-01T00:16:41Z|||8.0|2|5|0|0||",
         ]
     );
     assert_eq!(source.with_tasks.load(Ordering::Relaxed), 0, "tasks are asked for only if needed");

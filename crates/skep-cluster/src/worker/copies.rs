@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use parking_lot::Mutex;
@@ -43,14 +43,14 @@ impl Copies {
         producer: TaskAttempt,
         schema: SchemaRef,
         original: BoxStream<'static, Result<RecordBatch>>,
-        lost: impl Fn(Error) -> datafusion::error::DataFusionError + Clone + Send + 'static,
+        lost: impl Fn(Error) -> DataFusionError + Clone + Send + 'static,
     ) -> BoxStream<'static, Result<RecordBatch>> {
         let (copies, store) = (Arc::clone(self), store.clone());
         let opened = async move {
             let cell = Arc::clone(copies.by_producer.lock().entry(producer).or_default());
             cell.get_or_try_init(|| keep(&store, producer, schema, original)).await?;
             let reader = store.read(&copy_of(producer).output(0), 0).map_err(lost.clone())?;
-            Ok(reader.map(move |batch| batch.map_err(lost.clone())))
+            Ok::<_, DataFusionError>(reader.map(move |batch| batch.map_err(lost.clone())))
         };
         stream::once(opened).try_flatten().boxed()
     }
