@@ -156,6 +156,11 @@ impl Visitor for Survey {
                 with.recursive && with.cte_tables.iter().any(|cte| !cte.alias.columns.is_empty());
         }
         self.set_expr(&query.body);
+        if let SetExpr::Select(select) = query.body.as_ref()
+            && has_look(&query.order_by)
+        {
+            select.from.iter().for_each(|table| self.joins(table, 1));
+        }
         ControlFlow::Continue(())
     }
 
@@ -288,6 +293,13 @@ fn survey_alias(alias: &TableAlias) -> ControlFlow<Error> {
 /// Tells whether a subquery or a unary operator, whose operand the planner looks at before it knows
 /// what merged columns mean, stands in a clause that may name them, `WHERE` aside.
 fn looks_inside(select: &Select) -> bool {
+    has_look(&select.projection)
+        || has_look(&select.group_by)
+        || has_look(&select.having)
+        || has_look(&select.qualify)
+}
+
+fn has_look(clause: &impl Visit) -> bool {
     struct Look;
     impl Visitor for Look {
         type Break = ();
@@ -303,10 +315,7 @@ fn looks_inside(select: &Select) -> bool {
             }
         }
     }
-    select.projection.visit(&mut Look).is_break()
-        || select.group_by.visit(&mut Look).is_break()
-        || select.having.visit(&mut Look).is_break()
-        || select.qualify.visit(&mut Look).is_break()
+    clause.visit(&mut Look).is_break()
 }
 
 /// Refuses window functions in a clause that chooses rows before there are windows.
