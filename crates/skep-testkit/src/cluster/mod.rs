@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use skep_client::Client;
 
-use crate::slt::render_rows;
+use crate::render;
 
 pub use in_process::InProcess;
 pub use multi_process::{MultiProcess, Signal, WorkerProcess, signal};
@@ -59,7 +59,7 @@ impl ClusterShape {
     async fn expect(&self, client: &Client, query: &str, wanted: [String; 2]) -> Result<()> {
         let statement = client.execute(query).await?;
         let schema = statement.schema();
-        let rows = render_rows(&schema, &statement.collect().await?)?;
+        let rows = render::rows(&schema, &statement.collect().await?)?;
         ensure!(rows == [wanted.clone()], "{query} answers {rows:?}, not {wanted:?}: {self:?}");
         Ok(())
     }
