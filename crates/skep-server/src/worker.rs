@@ -209,6 +209,8 @@ async fn open(config: &WorkerConfig, memory_limit: usize) -> Result<(RuntimeEnv,
     let mut store = StoreConfig::new(directory);
     if let Some(limit) = config.partition_memory_limit {
         store.memory_limit_bytes = limit;
+        // Else each writer would keep more than all of them may.
+        store.write_buffer_bytes = store.write_buffer_bytes.min(limit);
     }
     let opening = SpawnedTask::spawn_blocking(move || {
         let runtime = build_runtime(&engine, |pool| Arc::new(StorePool::new(pool)))?;

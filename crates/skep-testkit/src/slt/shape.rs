@@ -19,7 +19,8 @@ pub struct Shape {
     pub spills: bool,
 }
 
-/// Bytes that a worker keeps in memory where exchanges are to spill: less than a batch has.
+/// Bytes that a worker keeps in memory where exchanges are to spill: less than a batch has, so that
+/// each output goes to disk when the next one is written.
 const SPILLING_LIMIT: usize = 1;
 
 impl Shape {
