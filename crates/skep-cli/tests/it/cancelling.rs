@@ -134,7 +134,7 @@ async fn one_try(cluster: &Cluster, server: &ObjectServer, query: &str, how: End
         server.hold(HELD);
     }
     let mark = format!("{how:?} {:?}", Instant::now());
-    let client = asker.start(format!("{query} /* {mark} */"));
+    let client = asker.start(query.replacen("SELECT", &format!("SELECT /* {mark} */"), 1));
     let id = cluster.query_id(&mark).await;
     // It runs on workers, and holds what it can hold.
     let holds = "SELECT sum(running), sum(stored_bytes) FROM system.workers";

