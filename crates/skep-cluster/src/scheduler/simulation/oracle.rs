@@ -144,6 +144,9 @@ impl Account {
     /// What follows from losses, whether or not those concerned can be told so now.
     fn void_readers(&mut self) {
         self.void_unfed();
+        if self.outcome.is_some() {
+            return;
+        }
         while let Some((stage, partition)) = self.to_be_made_otherwise() {
             self.void_made_of(stage, partition);
             self.void_unfed();

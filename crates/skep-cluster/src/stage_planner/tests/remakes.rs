@@ -16,7 +16,7 @@ async fn assert_remakes(cases: &[(&str, &[Remake])]) {
 async fn what_does_not_ask_for_an_order_is_the_same_rows() {
     assert_remakes(&[
         ("SELECT k + 1, v FROM big WHERE v > 3", &[Same]),
-        ("SELECT v FROM big WHERE v > (SELECT max(a) FROM l)", &[Same, Same, Same]),
+        ("SELECT v FROM big WHERE v > (SELECT max(a + 1) FROM l)", &[Same, Same, Same]),
         ("SELECT k, count(*), sum(v) FROM big GROUP BY k", &[Reordered, Reordered]),
         ("SELECT k, avg(v) FROM big GROUP BY k", &[Reordered, Reordered]),
         ("SELECT l.a, r.b FROM l JOIN r ON l.k = r.k", &[Same, Reordered]),
