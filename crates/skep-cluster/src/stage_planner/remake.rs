@@ -184,8 +184,6 @@ fn of_operator(plan: &dyn ExecutionPlan, input: Class, is_wide: bool) -> Class {
         | "OutputRequirementExec"
         | "UnnestExec"
         | "ScalarSubqueryExec"
-        | "HashJoinExec"
-        | "CrossJoinExec"
         | "DataSinkExec" => {
             if has_fetch {
                 input.picked()
@@ -198,7 +196,10 @@ fn of_operator(plan: &dyn ExecutionPlan, input: Class, is_wide: bool) -> Class {
         "SortExec" | "SortExec(TopK)" if has_fetch => input.picked(),
         "CoalescePartitionsExec" | "SortPreservingMergeExec" if has_fetch => merged.picked(),
         "CoalescePartitionsExec" | "SortPreservingMergeExec" => merged,
-        "SortExec"
+        // Joins take their build side batch by batch, the last one first.
+        "HashJoinExec"
+        | "CrossJoinExec"
+        | "SortExec"
         | "NestedLoopJoinExec"
         | "SortMergeJoinExec"
         | "SymmetricHashJoinExec"
