@@ -75,6 +75,13 @@ impl PartitionReader {
         }
     }
 
+    /// Returns another reader of the same partition, from its first batch on. It has what the
+    /// partition had even if its lease has ended since.
+    pub fn again(&self) -> Self {
+        self.sealed.partition.readers.fetch_add(1, Ordering::Relaxed);
+        Self::new(Arc::clone(&self.inner), self.sealed.clone(), 0)
+    }
+
     /// Passes only those batches on whose numbers are wanted. What lies on disk is not read where
     /// none of a frame is.
     ///

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use datafusion::catalog::memory::DataSourceExec;
+use datafusion::common::config::ConfigOptions;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::physical_plan::FileScanConfig;
@@ -21,6 +22,7 @@ use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::{StreamExt, TryStreamExt};
@@ -33,6 +35,8 @@ use crate::files::explain_failure;
 
 /// Files that are looked at at the same time.
 const CONCURRENCY: usize = 16;
+/// Files of fewer bytes are not split: loading them is not worth another partition.
+const MIN_SPLIT_BYTES: usize = 1 << 20;
 
 /// How a cached table is made.
 #[derive(Debug)]
@@ -58,6 +62,7 @@ impl Lineage {
     /// If DataFusion cannot put the plan together again.
     pub(crate) fn new(plan: Arc<dyn ExecutionPlan>, context: Arc<TaskContext>) -> DfResult<Self> {
         let plan = plan.transform_up(|node| Ok(pinned(node))).data()?;
+        let plan = plan.transform_up(|node| Ok(unpinned(node))).data()?;
         let mut sources: Vec<Source> = Vec::new();
         plan.apply(|node| {
             if let Some((_, config)) = file_scan(node) {
@@ -92,6 +97,7 @@ impl Lineage {
     /// If an operator cannot be set back.
     pub(crate) fn fresh(&self) -> Result<Run> {
         let plan = reset_plan_states(Arc::clone(&self.plan))?;
+        let plan = plan.transform_up(|node| Ok(unpinned(node))).data()?;
         Ok(Run { plan, context: Arc::clone(&self.context) })
     }
 
@@ -190,6 +196,57 @@ fn file_scan(plan: &Arc<dyn ExecutionPlan>) -> Option<(&DataSourceExec, &FileSca
     Some((exec, exec.data_source().downcast_ref::<FileScanConfig>()?))
 }
 
+/// Lets a scan of another cached table take what there is when it runs.
+fn unpinned(plan: Arc<dyn ExecutionPlan>) -> Transformed<Arc<dyn ExecutionPlan>> {
+    match plan.downcast_ref::<CacheScanExec>() {
+        Some(scan) => Transformed::yes(Arc::new(scan.unpinned())),
+        None => Transformed::no(plan),
+    }
+}
+
+/// Returns whether a plan only reads, row by row, however its rows are dealt out.
+fn is_rowwise(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let is_here = file_scan(plan).is_some()
+        || plan.is::<FilterExec>()
+        || plan.is::<ProjectionExec>()
+        || plan.is::<CooperativeExec>()
+        || is_round_robin(plan);
+    is_here && plan.children().into_iter().all(is_rowwise)
+}
+
+fn is_round_robin(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let repartition = plan.downcast_ref::<RepartitionExec>();
+    repartition.is_some_and(|of| matches!(of.partitioning(), Partitioning::RoundRobinBatch(_)))
+}
+
+/// Splits the files of a plan that only reads, so that as many partitions load at once as there may
+/// be, and deals no rows out: then each partition can be made again for itself. Other plans stay.
+///
+/// # Errors
+/// If DataFusion cannot split the files.
+pub(super) fn widened(
+    plan: Arc<dyn ExecutionPlan>,
+    target: usize,
+) -> DfResult<Arc<dyn ExecutionPlan>> {
+    if !is_rowwise(&plan) {
+        return Ok(plan);
+    }
+    let mut options = ConfigOptions::new();
+    options.optimizer.repartition_file_min_size = MIN_SPLIT_BYTES;
+    plan.transform_up(|node| {
+        if is_round_robin(&node) {
+            return Ok(Transformed::yes(Arc::clone(node.children()[0])));
+        }
+        if file_scan(&node).is_some()
+            && let Some(split) = node.repartitioned(target, &options)?
+        {
+            return Ok(Transformed::yes(split));
+        }
+        Ok(Transformed::no(node))
+    })
+    .data()
+}
+
 /// Binds each partition of a scan to the files that it was given.
 fn pinned(plan: Arc<dyn ExecutionPlan>) -> Transformed<Arc<dyn ExecutionPlan>> {
     let Some((exec, config)) = file_scan(&plan) else { return Transformed::no(plan) };
@@ -204,13 +261,13 @@ fn pinned(plan: Arc<dyn ExecutionPlan>) -> Transformed<Arc<dyn ExecutionPlan>> {
 /// Returns whether a plan only reads files, row by row: the operators that are known to give the
 /// same rows in the same order for the same files, each partition from its own.
 fn is_narrow(plan: &Arc<dyn ExecutionPlan>) -> DfResult<bool> {
-    let is_rowwise = file_scan(plan).is_some()
+    let is_known = file_scan(plan).is_some()
         || plan.is::<FilterExec>()
         || plan.is::<ProjectionExec>()
         || plan.is::<UnionExec>()
         || plan.is::<CooperativeExec>()
         || plan.downcast_ref::<CacheScanExec>().is_some_and(CacheScanExec::is_narrow);
-    if !is_rowwise {
+    if !is_known {
         return Ok(false);
     }
     let mut is_repeatable = true;

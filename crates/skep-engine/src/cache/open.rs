@@ -32,8 +32,8 @@ pub(super) enum Pin {
     Generation {
         content: Arc<Content>,
         generation: Arc<Generation>,
-        /// One for each partition, until it is read; the table may not be cached any more by then.
-        readers: Mutex<Vec<Option<PartitionReader>>>,
+        /// One for each partition. Behind a lock only to be shared.
+        readers: Mutex<Vec<PartitionReader>>,
     },
     /// A run of the lineage, of which nothing is kept.
     Passing { content: Arc<Content>, run: Run },
@@ -47,8 +47,7 @@ impl Pin {
             return Some(Self::Narrow(content));
         }
         let (generation, readers) = content.pinned()?;
-        let readers = Mutex::new(readers.into_iter().map(Some).collect());
-        Some(Self::Generation { content, generation, readers })
+        Some(Self::Generation { content, generation, readers: Mutex::new(readers) })
     }
 
     /// Pins a content, making what must be made at once.
@@ -89,14 +88,16 @@ impl Pin {
                 }
             }
             Self::Generation { content, generation, readers } => {
-                let pinned = readers.lock().get_mut(partition).and_then(Option::take);
-                let kept = match (pinned, generation.summary(partition)) {
-                    (Some(reader), Some(summary)) => Some(KeptPartition { reader, summary }),
-                    _ => content.kept(generation, partition),
-                };
-                match kept {
-                    Some(kept) => Ok(hit(content, kept)),
-                    None => lost(content, generation, partition),
+                let reader = readers.lock().get(partition).map(PartitionReader::again);
+                match (reader, generation.summary(partition)) {
+                    (Some(reader), Some(summary)) => {
+                        Ok(hit(content, KeptPartition { reader, summary }))
+                    }
+                    _ => datafusion::common::internal_err!(
+                        "there is no partition {partition} of table \"{}\" ({})",
+                        content.name,
+                        generation.epoch
+                    ),
                 }
             }
             Self::Passing { content, run } => pass(content, run, partition),
@@ -127,13 +128,4 @@ fn pass(content: &Content, run: &Run, partition: usize) -> DfResult<Opened> {
         async move { Err(DataFusionError::from(run.explain(error).await)) }
     });
     Ok(Opened::Passing(Box::pin(RecordBatchStreamAdapter::new(schema, rows))))
-}
-
-/// A pinned partition is read once by a plan that runs once; a second time it may be gone.
-fn lost(content: &Content, generation: &Generation, partition: usize) -> DfResult<Opened> {
-    datafusion::common::internal_err!(
-        "partition {partition} of the pinned content {} of table \"{}\" is gone",
-        generation.epoch,
-        content.name
-    )
 }

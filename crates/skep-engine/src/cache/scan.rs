@@ -116,6 +116,11 @@ impl CacheScanExec {
         })
     }
 
+    /// The same scan for another query: pinned to nothing yet.
+    pub(super) fn unpinned(&self) -> Self {
+        Self { pin: Arc::new(OnceCell::new()), known: None, ..self.clone() }
+    }
+
     /// Returns whether each partition is the same whenever it is read.
     pub(super) fn is_narrow(&self) -> bool {
         self.content.is_narrow()
@@ -313,11 +318,10 @@ impl ExecutionPlan for CacheScanExec {
         )
     }
 
-    /// Forgets what it was pinned to, and what it counted.
+    /// Forgets what it counted, and filters that come anew. What it is pinned to stays: all
+    /// instances of one query's plan read the same rows.
     fn reset_state(self: Arc<Self>) -> Result<Arc<dyn ExecutionPlan>> {
         Ok(Arc::new(Self {
-            pin: Arc::new(OnceCell::new()),
-            known: None,
             dynamic_filters: Vec::new(),
             metrics: ExecutionPlanMetricsSet::new(),
             ..self.as_ref().clone()

@@ -26,7 +26,7 @@ use tokio::sync::{Mutex, OnceCell};
 use super::canonical::{Canonical, Kind, address_of, kind_of, providers_of};
 use super::content::{Content, ContentParts};
 use super::level::{CacheOptions, ClusterBy};
-use super::lineage::Lineage;
+use super::lineage::{Lineage, widened};
 use crate::catalog::{PUBLIC, TEMP};
 use crate::error::{Error, Result};
 use crate::optimizer;
@@ -242,10 +242,11 @@ impl CachedTables {
             .with_analyzer_rules(optimizer::analyzer_rules(Some((self, Some(id)))))
             .build();
         let mut physical = guard(state.create_physical_plan(plan)).await??;
+        let width = state.config().target_partitions();
+        physical = widened(physical, width)?;
         let schema = content_schema(plan, &physical)?;
         let mut clustered = None;
         if let Some(cluster_by) = &options.cluster_by {
-            let width = state.config().target_partitions();
             let (columns, count) = cluster_columns(cluster_by, &schema, width)?;
             physical = clustered_plan(physical, &schema, &columns, count)?;
             // Rows lie by the values that the plan gives, which queries see as these only if they
