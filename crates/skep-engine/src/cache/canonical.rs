@@ -20,7 +20,9 @@ use datafusion::common::{Column, DFSchema, JoinType, NullEquality};
 use datafusion::datasource::source_as_provider;
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::{InList, Placeholder, Sort as SortExpr};
-use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, Subquery, Volatility};
+use datafusion::logical_expr::{
+    Distinct, Expr, Join, LogicalPlan, Subquery, TableScan, Volatility,
+};
 
 /// A plan without its names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -232,14 +234,7 @@ fn same(plan: &LogicalPlan) -> Canonical {
 fn known(plan: &LogicalPlan) -> Result<Option<Canonical>> {
     let mut parts = Parts::default();
     let node = match plan {
-        LogicalPlan::TableScan(scan) => {
-            let provider = address_of(&source_as_provider(&scan.source)?);
-            let schema = DFSchema::try_from(scan.source.schema().as_ref().clone())?;
-            for filter in &scan.filters {
-                parts.add(&unqualified(filter)?, &schema)?;
-            }
-            Node::Scan { provider, projection: scan.projection.clone(), fetch: scan.fetch }
-        }
+        LogicalPlan::TableScan(scan) => scan_node(scan, &mut parts)?,
         LogicalPlan::EmptyRelation(empty) if empty.schema.fields().is_empty() => {
             Node::Empty { has_row: empty.produce_one_row }
         }
@@ -270,24 +265,7 @@ fn known(plan: &LogicalPlan) -> Result<Option<Canonical>> {
             parts.add_all(&window.window_expr, window.input.schema())?;
             Node::Window
         }
-        LogicalPlan::Join(join) => {
-            let (left, right) = (join.left.schema(), join.right.schema());
-            parts.add_input(&join.left);
-            parts.add_input(&join.right);
-            for (left_key, right_key) in &join.on {
-                parts.add(left_key, left)?;
-                parts.add(right_key, right)?;
-            }
-            if let Some(filter) = &join.filter {
-                parts.add(filter, &left.join(right)?)?;
-            }
-            Node::Join {
-                kind: join.join_type,
-                keys: join.on.len(),
-                nulls: join.null_equality,
-                is_null_aware: join.null_aware,
-            }
-        }
+        LogicalPlan::Join(join) => join_node(join, &mut parts)?,
         LogicalPlan::Union(union) => {
             union.inputs.iter().for_each(|input| parts.add_input(input));
             Node::Union { types: types_of(&union.schema) }
@@ -315,6 +293,34 @@ fn known(plan: &LogicalPlan) -> Result<Option<Canonical>> {
     };
     let Parts { exprs, inputs, is_known } = parts;
     Ok(is_known.then_some(Canonical { node, exprs, inputs }))
+}
+
+fn scan_node(scan: &TableScan, parts: &mut Parts) -> Result<Node> {
+    let provider = address_of(&source_as_provider(&scan.source)?);
+    let schema = DFSchema::try_from(scan.source.schema().as_ref().clone())?;
+    for filter in &scan.filters {
+        parts.add(&unqualified(filter)?, &schema)?;
+    }
+    Ok(Node::Scan { provider, projection: scan.projection.clone(), fetch: scan.fetch })
+}
+
+fn join_node(join: &Join, parts: &mut Parts) -> Result<Node> {
+    let (left, right) = (join.left.schema(), join.right.schema());
+    parts.add_input(&join.left);
+    parts.add_input(&join.right);
+    for (left_key, right_key) in &join.on {
+        parts.add(left_key, left)?;
+        parts.add(right_key, right)?;
+    }
+    if let Some(filter) = &join.filter {
+        parts.add(filter, &left.join(right)?)?;
+    }
+    Ok(Node::Join {
+        kind: join.join_type,
+        keys: join.on.len(),
+        nulls: join.null_equality,
+        is_null_aware: join.null_aware,
+    })
 }
 
 fn types_of(schema: &DFSchema) -> Vec<DataType> {
