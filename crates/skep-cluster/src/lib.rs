@@ -7,14 +7,12 @@
 pub mod codec;
 pub mod control;
 pub mod coordinator;
-pub mod error;
 pub mod exchange;
-pub mod ids;
 pub mod membership;
 pub mod scheduler;
 mod secret;
 pub mod stage_planner;
-pub mod store;
 pub mod worker;
 
-pub use error::{Error, Result};
+pub use skep_store as store;
+pub use skep_store::{Error, Result, error, ids};

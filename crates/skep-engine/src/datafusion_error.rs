@@ -32,6 +32,29 @@ impl Error {
     }
 }
 
+impl From<skep_store::Error> for Error {
+    fn from(error: skep_store::Error) -> Self {
+        convert_partition(&error)
+    }
+}
+
+/// What the partition store says of cached tables; of exchanges the executor speaks for itself.
+fn convert_partition(error: &skep_store::Error) -> Error {
+    match error {
+        skep_store::Error::MemoryExhausted { .. }
+        | skep_store::Error::DiskLimit { .. }
+        | skep_store::Error::DiskFull { .. } => {
+            Error::ResourcesExhausted { message: error.to_string(), hint: None }
+        }
+        skep_store::Error::Io { action, path, source } => Error::Io {
+            action,
+            path: path.clone(),
+            source: std::io::Error::new(source.kind(), source.to_string()),
+        },
+        other => internal(&other.to_string()),
+    }
+}
+
 /// Converts by reference, since a shared error cannot be taken apart.
 fn convert(error: &DataFusionError) -> Error {
     match error {

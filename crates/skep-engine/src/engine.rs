@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnv;
+use skep_store::{PartitionStore, StorePool};
 use tempfile::TempDir;
 
+use crate::cache::{CacheReport, CachedTables, StoreSlot};
 use crate::catalog::{PersistentCatalog, SystemSchema, SystemTables};
 use crate::config::EngineConfig;
 use crate::error::{Error, Result};
@@ -26,8 +29,11 @@ pub struct EngineParts {
     pub runtime: RuntimeEnv,
     /// What runs queries: seam 1.
     pub executor: Arc<dyn QueryExecutor>,
-    /// The tables of the schema `system`; `None` for an engine without that schema.
+    /// The tables that a cluster shows in the schema `system`, beside the engine's own.
     pub system_tables: Option<Arc<dyn SystemTables>>,
+    /// Where cached tables are kept; `None` opens a store when the first one is cached. If the
+    /// runtime's memory pool is a `StorePool`, it must be this store's.
+    pub store: Option<PartitionStore>,
 }
 
 #[derive(Debug)]
@@ -37,6 +43,7 @@ pub(crate) struct EngineInner {
     pub(crate) catalog: Arc<PersistentCatalog>,
     pub(crate) executor: Arc<dyn QueryExecutor>,
     pub(crate) system: SystemSchema,
+    pub(crate) cache: Arc<CachedTables>,
     /// Where the rows of temporary tables go.
     pub(crate) temporary_dir: PathBuf,
     /// The data directory of an engine that keeps nothing, removed with it.
@@ -51,12 +58,13 @@ impl Engine {
     /// catalog there cannot be read.
     pub async fn open(config: EngineConfig) -> Result<Self> {
         let building = config.clone();
-        let built = tokio::task::spawn_blocking(move || build_runtime(&building, |pool| pool));
+        let built = tokio::task::spawn_blocking(move || build_runtime(&building, with_store));
         let runtime = built
             .await
             .map_err(|error| Error::Internal { message: error.to_string(), source: None })??;
         let executor = Arc::new(LocalExecutor);
-        Self::open_with(config, EngineParts { runtime, executor, system_tables: None }).await
+        Self::open_with(config, EngineParts { runtime, executor, system_tables: None, store: None })
+            .await
     }
 
     /// Opens the engine over these parts.
@@ -64,8 +72,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::open`].
     pub async fn open_with(config: EngineConfig, parts: EngineParts) -> Result<Self> {
-        let EngineParts { runtime, executor, system_tables } = parts;
-        let system = SystemSchema::new(system_tables.as_ref());
+        let EngineParts { runtime, executor, system_tables, store } = parts;
         let opened = tokio::task::spawn_blocking(move || {
             let temporary_dir = config.spill_dir.clone().unwrap_or_else(std::env::temp_dir);
             let (data_dir, scratch) = match &config.data_dir {
@@ -83,12 +90,18 @@ impl Engine {
                 }
             };
             let catalog = Arc::new(PersistentCatalog::open(&data_dir)?);
+            let pool = Arc::clone(&runtime.memory_pool);
+            let slot = StoreSlot::new(store, temporary_dir.clone(), config.spill_limit, pool);
+            let cache = CachedTables::new(slot);
+            let report = CacheReport(Arc::clone(&cache));
+            let system = SystemSchema::new(system_tables, Arc::new(report));
             Ok::<_, Error>(EngineInner {
                 config,
                 runtime,
                 catalog,
                 executor,
                 system,
+                cache,
                 temporary_dir,
                 _scratch: scratch,
             })
@@ -109,4 +122,9 @@ impl Engine {
     pub fn keeps_data(&self) -> bool {
         self.inner.config.data_dir.is_some()
     }
+}
+
+/// Puts a pool around another that makes cached tables yield to queries.
+fn with_store(pool: Arc<dyn MemoryPool>) -> Arc<dyn MemoryPool> {
+    Arc::new(StorePool::new(pool))
 }

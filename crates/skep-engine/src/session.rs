@@ -25,8 +25,10 @@ use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 use futures::{FutureExt, StreamExt};
 
+use crate::cache::CacheLease;
 use crate::catalog::{
-    CATALOG, CatalogList, Definition, PUBLIC, SessionCatalog, TableEntry, TableOpener, ViewText,
+    CATALOG, CatalogList, Definition, PUBLIC, SessionCatalog, TEMP, TableEntry, TableOpener,
+    ViewText,
 };
 use crate::deadline::Deadline;
 use crate::engine::EngineInner;
@@ -57,6 +59,8 @@ pub(crate) struct SessionInner {
     pub(crate) catalog: Arc<SessionCatalog>,
     pub(crate) stores: Arc<ObjectStores>,
     pub(crate) engine: Arc<EngineInner>,
+    /// The cached tables of the process, and which of them end with the session.
+    pub(crate) cache: CacheLease,
     /// The settings at the session's start, for `RESET`.
     pub(crate) defaults: ConfigOptions,
     /// Whether the user set into how many partitions queries are cut.
@@ -79,8 +83,16 @@ impl Session {
         let context = new_context(&engine, &catalog, &stores);
         let defaults = context.state_ref().read().config_options().as_ref().clone();
         let has_own_width = AtomicBool::new(false);
-        let inner =
-            Arc::new(SessionInner { context, catalog, stores, engine, defaults, has_own_width });
+        let cache = engine.cache.lease();
+        let inner = Arc::new(SessionInner {
+            context,
+            catalog,
+            stores,
+            engine,
+            cache,
+            defaults,
+            has_own_width,
+        });
         let opener: Weak<SessionInner> = Arc::downgrade(&inner);
         inner.catalog.set_opener(opener);
         Self { inner, text: None, deadline: None }
@@ -144,7 +156,12 @@ impl Session {
         let name = sql::normalize(None, name.to_owned());
         let definition = Definition::Provider { provider: frame.into_view(), text: None };
         let entry = Arc::new(TableEntry::new(definition, None));
-        self.inner.catalog.add_temporary(&name, entry, true)
+        let replaced = self.inner.catalog.temporary(&name);
+        self.inner.catalog.add_temporary(&name, entry, true)?;
+        if let Some(replaced) = replaced {
+            self.forget_cached(TEMP, &name, &replaced);
+        }
+        Ok(())
     }
 
     /// Runs a DataFrame through the engine's executor.
@@ -227,6 +244,10 @@ impl Session {
             Statement::Set { name, value } => self.set(&name, &value).await,
             Statement::Reset(name) => self.reset(name.as_deref()).await,
             Statement::Use(schema) => self.use_schema(&schema),
+            Statement::Cache(cache) => self.cache_table(*cache).await,
+            Statement::Uncache { name, if_exists } => self.uncache_table(&name, if_exists).await,
+            Statement::ClearCache => Ok(self.clear_cache()),
+            Statement::Refresh(name) => self.refresh_table(&name).await,
         }
     }
 
@@ -312,7 +333,7 @@ fn new_context(
         Arc::clone(stores) as Arc<dyn datafusion::execution::object_store::ObjectStoreRegistry>;
     let state = state_with_functions(config, session_runtime(&engine.runtime, registry))
         .with_catalog_list(Arc::new(CatalogList(Arc::clone(catalog))))
-        .with_analyzer_rules(optimizer::analyzer_rules())
+        .with_analyzer_rules(optimizer::analyzer_rules(Some((&engine.cache, None))))
         .with_optimizer_rules(optimizer::optimizer_rules())
         .with_physical_optimizer_rules(optimizer::physical_optimizer_rules());
     SessionContext::new_with_state(state.build())
@@ -431,7 +452,7 @@ impl SessionInner {
             other => other.clone(),
         };
         match qualified.schema() {
-            Some(crate::catalog::TEMP) => Ok(None),
+            Some(TEMP) => Ok(None),
             _ => self.catalog.find(&qualified, &scope.schema),
         }
     }

@@ -159,6 +159,7 @@ async fn open() -> (skep_engine::Session, Arc<Still>) {
         runtime: build_runtime(&config, |pool| pool).unwrap(),
         executor: Arc::new(LocalExecutor),
         system_tables: Some(Arc::new(tables)),
+        store: None,
     };
     (Engine::open_with(config, parts).await.unwrap().session(), source)
 }

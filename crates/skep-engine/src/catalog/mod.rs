@@ -22,5 +22,5 @@ pub(crate) const CATALOG: &str = "skep";
 pub(crate) const PUBLIC: &str = "public";
 /// The schema in which a session's temporary tables are listed.
 pub(crate) const TEMP: &str = "temp";
-/// The schema in which a coordinator shows what it does; read-only, and not there elsewhere.
+/// The schema in which a process shows what it does; read-only.
 pub(crate) const SYSTEM: &str = "system";

@@ -123,9 +123,7 @@ impl SessionCatalog {
     pub(crate) fn schemas(&self) -> Vec<String> {
         let mut schemas: Vec<String> =
             self.persistent.last_snapshot().schemas.keys().cloned().collect();
-        if self.system.is_there() {
-            schemas.push(SYSTEM.to_owned());
-        }
+        schemas.push(SYSTEM.to_owned());
         if !self.temporary.read().is_empty() {
             schemas.push(TEMP.to_owned());
         }

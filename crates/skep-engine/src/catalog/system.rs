@@ -1,8 +1,7 @@
 //! The schema `system`: what a process shows of itself as tables.
 //!
-//! What there is to show is somebody else's, a coordinator's mostly, and comes through
-//! [`SystemTables`]. The schema is there for all sessions of an engine that has it, and can only be
-//! read.
+//! What there is to show is somebody else's, the cache's and a coordinator's, and comes through
+//! [`SystemTables`]. The schema is there for all sessions, and can only be read.
 //!
 //! **Invariant:** rows are taken anew by each scan. Two scans in one query may see two moments.
 
@@ -41,43 +40,46 @@ pub trait SystemTables: fmt::Debug + Send + Sync {
     async fn rows(&self, table: &str) -> Result<Vec<RecordBatch>>;
 }
 
-/// The tables of the schema `system`, or that there is no such schema.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct SystemSchema(Option<Arc<BTreeMap<String, Arc<TableEntry>>>>);
+/// The tables of the schema `system`.
+#[derive(Debug, Clone)]
+pub(crate) struct SystemSchema {
+    tables: Arc<BTreeMap<String, Arc<TableEntry>>>,
+    /// Whether those of a cluster are among them.
+    has_cluster: bool,
+}
 
 impl SystemSchema {
-    pub(crate) fn new(source: Option<&Arc<dyn SystemTables>>) -> Self {
-        let tables = |source: &Arc<dyn SystemTables>| {
-            let entry = |(name, schema)| {
-                let table = SystemTable { source: Arc::clone(source), name, schema };
+    /// Takes the tables of a cluster, if there is one, and the engine's own.
+    pub(crate) fn new(cluster: Option<Arc<dyn SystemTables>>, own: Arc<dyn SystemTables>) -> Self {
+        let has_cluster = cluster.is_some();
+        let mut tables = BTreeMap::new();
+        for source in cluster.into_iter().chain([own]) {
+            for (name, schema) in source.schemas() {
+                let table = SystemTable { source: Arc::clone(&source), name, schema };
                 let definition = Definition::System(Arc::new(table));
-                (name.to_owned(), Arc::new(TableEntry::new(definition, None)))
-            };
-            Arc::new(source.schemas().into_iter().map(entry).collect())
-        };
-        Self(source.map(tables))
-    }
-
-    pub(crate) fn is_there(&self) -> bool {
-        self.0.is_some()
+                tables.insert(name.to_owned(), Arc::new(TableEntry::new(definition, None)));
+            }
+        }
+        Self { tables: Arc::new(tables), has_cluster }
     }
 
     pub(crate) fn table(&self, name: &str) -> Option<Arc<TableEntry>> {
-        self.0.as_ref()?.get(name).cloned()
+        self.tables.get(name).cloned()
     }
 
     pub(crate) fn tables(&self) -> BTreeMap<String, Arc<TableEntry>> {
-        self.0.as_ref().map(|tables| tables.as_ref().clone()).unwrap_or_default()
+        self.tables.as_ref().clone()
     }
 
-    /// Says where the schema is to be found, if what was not found was looked for in it and this
-    /// engine has none.
+    /// Says where most of the schema is to be found, if what was not found was looked for in it and
+    /// this engine is not a cluster's.
     pub(crate) fn explain_missing(&self, error: Error) -> Error {
         match error {
             Error::NotFound { kind, name, position, hint: _ }
-                if !self.is_there() && is_in_system(kind, &name) =>
+                if !self.has_cluster && is_in_system(kind, &name) =>
             {
-                let hint = Some("system tables exist on a coordinator only".to_owned());
+                let hint =
+                    Some("here is system.cached_tables; others are on a coordinator".to_owned());
                 Error::NotFound { kind, name, position, hint }
             }
             other => other,
@@ -87,12 +89,8 @@ impl SystemSchema {
 
 fn is_in_system(kind: &str, name: &str) -> bool {
     let name = name.strip_prefix("skep.").unwrap_or(name);
-    let rest = name.strip_prefix(SYSTEM);
-    match kind {
-        "schema" => rest == Some(""),
-        "table" | "view" => rest.is_some_and(|rest| rest.starts_with('.')),
-        _ => false,
-    }
+    matches!(kind, "table" | "view")
+        && name.strip_prefix(SYSTEM).is_some_and(|rest| rest.starts_with('.'))
 }
 
 #[derive(Debug)]

@@ -33,13 +33,20 @@ use datafusion::optimizer::{Analyzer, AnalyzerRule, Optimizer, OptimizerRule};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 
+use crate::cache::{CachedTables, SubstituteCached};
+
 /// DataFusion's names for its rules that push filters down, before and after other rules.
 const FILTER_RULES: [&str; 2] = ["FilterPushdown", "FilterPushdown(Post)"];
 
-/// DataFusion's analyzer rules, then computed lists and checked arithmetic, then the unnesting of
-/// subqueries.
-pub(crate) fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
+/// What is cached in its places (but for the table with this id), then DataFusion's analyzer rules,
+/// then computed lists and checked arithmetic, then the unnesting of subqueries.
+pub(crate) fn analyzer_rules(
+    cache: Option<(&Arc<CachedTables>, Option<u64>)>,
+) -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let mut rules = Analyzer::new().rules;
+    if let Some((tables, except)) = cache {
+        rules.insert(0, Arc::new(SubstituteCached::new(tables, except)));
+    }
     rules.push(Arc::new(in_lists::ComputedLists));
     rules.push(Arc::new(checked_arithmetic::CheckedArithmetic));
     rules.push(Arc::new(subqueries::UnnestSubqueries));

@@ -254,7 +254,7 @@ impl Session {
         if_not_exists: bool,
     ) -> Result<QueryStream> {
         let name = schema_name(name)?;
-        if if_not_exists && self.has_system_schema(&name) {
+        if if_not_exists && name == SYSTEM {
             return Ok(command_done("CREATE SCHEMA"));
         }
         let is_new = self.inner.catalog.persistent().add_schema(&name)?;
@@ -314,13 +314,17 @@ impl Session {
 
     fn drop_table(&self, reference: &TableReference) -> Result<()> {
         if self.is_temporary(reference) {
-            self.inner.catalog.remove_temporary(reference.table());
+            if let Some(entry) = self.inner.catalog.remove_temporary(reference.table()) {
+                self.forget_cached(TEMP, reference.table(), &entry);
+            }
             return Ok(());
         }
         let scope = self.scope();
         let schema = reference.schema().unwrap_or(&scope.schema);
         let removed = self.inner.catalog.persistent().remove_table(schema, reference.table())?;
-        removed.map_or(Ok(()), |entry| self.inner.catalog.persistent().forget_files(&entry))
+        let Some(entry) = removed else { return Ok(()) };
+        self.forget_cached(schema, reference.table(), &entry);
+        self.inner.catalog.persistent().forget_files(&entry)
     }
 
     fn is_temporary(&self, reference: &TableReference) -> bool {
@@ -330,12 +334,15 @@ impl Session {
 
     fn drop_schema(&self, name: &ObjectName, drop: &Drop) -> Result<()> {
         let name = schema_name(name)?;
-        if self.has_system_schema(&name) {
+        if name == SYSTEM {
             return Err(Error::plan(format!("schema \"{SYSTEM}\" cannot be dropped")));
         }
         let catalog = self.inner.catalog.persistent();
         match catalog.remove_schema(&name, drop.cascade)? {
-            Some(tables) => tables.values().try_for_each(|entry| catalog.forget_files(entry)),
+            Some(tables) => tables.iter().try_for_each(|(table, entry)| {
+                self.forget_cached(&name, table, entry);
+                catalog.forget_files(entry)
+            }),
             None if drop.if_exists => Ok(()),
             None => {
                 let known = self.inner.catalog.schemas();
@@ -343,10 +350,6 @@ impl Session {
                 Err(self.inner.catalog.system().explain_missing(error))
             }
         }
-    }
-
-    fn has_system_schema(&self, name: &str) -> bool {
-        name == SYSTEM && self.inner.catalog.system().is_there()
     }
 
     fn place(&self, name: Option<&ObjectName>, temporary: bool) -> Result<Place> {
@@ -391,11 +394,20 @@ impl Session {
     fn add(&self, place: Place, entry: TableEntry, or_replace: bool) -> Result<()> {
         let entry = Arc::new(entry);
         match place {
-            Place::Temporary { name } => self.inner.catalog.add_temporary(&name, entry, or_replace),
+            Place::Temporary { name } => {
+                let replaced = self.inner.catalog.temporary(&name);
+                self.inner.catalog.add_temporary(&name, entry, or_replace)?;
+                if let Some(replaced) = replaced {
+                    self.forget_cached(TEMP, &name, &replaced);
+                }
+                Ok(())
+            }
             Place::Persistent { schema, name } => {
                 let catalog = self.inner.catalog.persistent();
                 let replaced = catalog.add_table(&schema, &name, entry, or_replace)?;
-                replaced.map_or(Ok(()), |entry| catalog.forget_files(&entry))
+                let Some(replaced) = replaced else { return Ok(()) };
+                self.forget_cached(&schema, &name, &replaced);
+                catalog.forget_files(&replaced)
             }
         }
     }

@@ -61,6 +61,7 @@ impl Session {
             true => TEMP.to_owned(),
             false => reference.schema().map_or_else(|| self.scope().schema, str::to_owned),
         };
+        let cached = self.cached_as(&schema, reference.table());
         let mut details = vec![
             ("Catalog".to_owned(), CATALOG.to_owned()),
             ("Schema".to_owned(), schema),
@@ -92,6 +93,9 @@ impl Session {
                     details.push(("View text".to_owned(), text.clone()));
                 }
             }
+        }
+        if let Some(cached) = cached {
+            details.push(("Cached".to_owned(), cached));
         }
         if let Some(comment) = &entry.comment {
             details.push(("Comment".to_owned(), comment.clone()));

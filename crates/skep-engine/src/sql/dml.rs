@@ -46,6 +46,7 @@ impl Session {
         let executor = self.inner.engine.executor.as_ref();
         let input = statement.input.as_ref().clone();
         let row_count = files::write(state, executor, input, &target).await?;
+        self.cached_source_changed(state, &entry).await?;
         Ok(QueryStream::done(StatementKind::Write { row_count }))
     }
 

@@ -1,5 +1,6 @@
 //! From text to statements to plans, and the statements that skep runs itself.
 
+mod cache_table;
 mod chain;
 mod ddl;
 mod describe;

@@ -11,12 +11,13 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, Tokenizer};
 
+use crate::cache::ClusterBy;
 use crate::datafusion_error::convert_parser;
 use crate::error::{Error, Position, Result};
 use crate::settings::{DEFAULT_MAX_CHAIN_LENGTH, SkepSettings};
 use crate::sql::chain;
 use crate::sql::dialect::SkepDialect;
-use crate::sql::statement::{CreateTable, CreateView, Drop, DropKind, Show, Statement};
+use crate::sql::statement::{CacheTable, CreateTable, CreateView, Drop, DropKind, Show, Statement};
 
 pub(super) static DIALECT: SkepDialect = SkepDialect;
 
@@ -83,12 +84,15 @@ impl StatementParser<'_> {
             "RESET" => Some(self.parse_reset()?),
             "USE" => Some(self.parse_use()?),
             "EXPLAIN" => self.parse_explain()?,
+            "CACHE" => Some(self.parse_cache()?),
+            "UNCACHE" => Some(self.parse_uncache()?),
+            "CLEAR" => Some(self.parse_clear()?),
+            "REFRESH" => Some(self.parse_refresh()?),
             "ALTER" | "TRUNCATE" | "DELETE" | "UPDATE" | "MERGE" | "GRANT" | "REVOKE"
-            | "ANALYZE" | "VACUUM" | "MSCK" | "LOAD" | "CACHE" | "UNCACHE" | "CLEAR"
-            | "REFRESH" | "BEGIN" | "START" | "COMMIT" | "ROLLBACK" | "CALL" | "LOCK"
-            | "ATTACH" | "DETACH" | "INSTALL" | "PRAGMA" | "KILL" | "COMMENT" | "DECLARE"
-            | "FETCH" | "CLOSE" | "SAVEPOINT" | "RELEASE" | "UNLOAD" | "OPTIMIZE" | "LISTEN"
-            | "NOTIFY" => {
+            | "ANALYZE" | "VACUUM" | "MSCK" | "LOAD" | "BEGIN" | "START" | "COMMIT"
+            | "ROLLBACK" | "CALL" | "LOCK" | "ATTACH" | "DETACH" | "INSTALL" | "PRAGMA"
+            | "KILL" | "COMMENT" | "DECLARE" | "FETCH" | "CLOSE" | "SAVEPOINT" | "RELEASE"
+            | "UNLOAD" | "OPTIMIZE" | "LISTEN" | "NOTIFY" => {
                 return Err(Error::unsupported(format!("the statement {first}"), ""));
             }
             _ => None,
@@ -400,6 +404,85 @@ impl StatementParser<'_> {
         self.keyword(Keyword::USE);
         let _ = self.keyword(Keyword::SCHEMA) || self.keyword(Keyword::DATABASE);
         Ok(Statement::Use(self.object_name()?))
+    }
+
+    fn parse_cache(&mut self) -> Result<Statement> {
+        self.word("CACHE");
+        let is_lazy = self.word("LAZY");
+        if !self.keyword(Keyword::TABLE) {
+            return Err(self.expected(if is_lazy { "TABLE" } else { "TABLE or LAZY TABLE" }));
+        }
+        let name = self.object_name()?;
+        let mut options = Vec::new();
+        if self.keyword(Keyword::OPTIONS) {
+            options = self.parse_options()?;
+        }
+        let cluster_by = self.parse_cluster_by()?;
+        let has_as = self.keyword(Keyword::AS);
+        let mut query = None;
+        let mut text = String::new();
+        if has_as || self.starts_query() {
+            let from = self.parser.peek_token().span.start;
+            query = Some(self.run(|parser| parser.parse_query())?);
+            let rest = text_from(self.text, from);
+            text = rest.trim_end_matches([';', ' ', '\n', '\t', '\r']).to_owned();
+        }
+        let cache = CacheTable { name, is_lazy, options, cluster_by, query, text };
+        Ok(Statement::Cache(Box::new(cache)))
+    }
+
+    /// `CLUSTER BY (a, b) [INTO n PARTITIONS]`.
+    fn parse_cluster_by(&mut self) -> Result<Option<ClusterBy>> {
+        if !self.keywords(&[Keyword::CLUSTER, Keyword::BY]) {
+            return Ok(None);
+        }
+        let columns = self.run(parse_column_names)?;
+        let mut partitions = None;
+        if self.keyword(Keyword::INTO) {
+            let count = self.run(|parser| parser.parse_literal_uint())?;
+            partitions = Some(usize::try_from(count).unwrap_or(usize::MAX));
+            if !self.word("PARTITIONS") {
+                return Err(self.expected("PARTITIONS"));
+            }
+        }
+        Ok(Some(ClusterBy { columns, partitions }))
+    }
+
+    fn parse_uncache(&mut self) -> Result<Statement> {
+        self.word("UNCACHE");
+        if !self.keyword(Keyword::TABLE) {
+            return Err(self.expected("TABLE"));
+        }
+        let if_exists = self.keywords(&[Keyword::IF, Keyword::EXISTS]);
+        Ok(Statement::Uncache { name: self.object_name()?, if_exists })
+    }
+
+    fn parse_clear(&mut self) -> Result<Statement> {
+        self.word("CLEAR");
+        match self.word("CACHE") {
+            true => Ok(Statement::ClearCache),
+            false => Err(self.expected("CACHE")),
+        }
+    }
+
+    fn parse_refresh(&mut self) -> Result<Statement> {
+        self.word("REFRESH");
+        for word in ["FUNCTION", "MATERIALIZED"] {
+            if self.word(word) {
+                return Err(Error::unsupported(
+                    format!("the statement REFRESH {word}"),
+                    "skep has REFRESH TABLE",
+                ));
+            }
+        }
+        let _ = self.keyword(Keyword::TABLE);
+        if let Token::SingleQuotedString(_) = self.parser.peek_token().token {
+            return Err(Error::unsupported(
+                "REFRESH of a path",
+                "files are listed anew by each query; REFRESH TABLE t caches them anew",
+            ));
+        }
+        Ok(Statement::Refresh(self.object_name()?))
     }
 
     /// Spark's words for `EXPLAIN` and ours; DataFusion's own go to its parser.

@@ -175,7 +175,7 @@ impl Session {
 
     fn use_schema_named(&self, name: &str) -> Result<QueryStream> {
         let snapshot = self.inner.catalog.persistent().snapshot()?;
-        let is_system = name == SYSTEM && self.inner.catalog.system().is_there();
+        let is_system = name == SYSTEM;
         if !snapshot.schemas.contains_key(name) && !is_system {
             let known = snapshot.schemas.keys().map(String::as_str);
             let error = Error::not_found("schema", name, known);

@@ -61,7 +61,12 @@ impl Session {
         for schema in schemas {
             for (name, entry) in catalog.tables(&schema) {
                 if keep(&entry) && matches(pattern, &name) {
-                    rows.push([schema.clone(), name, kind(&schema, &entry).to_owned()]);
+                    let kind = kind(&schema, &entry);
+                    let kind = match self.cached_as(&schema, &name) {
+                        Some(_) => format!("CACHED {kind}"),
+                        None => kind.to_owned(),
+                    };
+                    rows.push([schema.clone(), name, kind]);
                 }
             }
         }

@@ -3,6 +3,8 @@
 use datafusion::sql::parser::{CopyToStatement, CreateExternalTable, Statement as PlanStatement};
 use datafusion::sql::sqlparser::ast::{ColumnDef, ObjectName, Query};
 
+use crate::cache::ClusterBy;
+
 /// One parsed statement.
 #[derive(Debug)]
 pub(crate) enum Statement {
@@ -49,6 +51,19 @@ pub(crate) enum Statement {
     Reset(Option<String>),
     /// `USE schema`.
     Use(ObjectName),
+    /// `CACHE TABLE`.
+    Cache(Box<CacheTable>),
+    /// `UNCACHE TABLE`.
+    Uncache {
+        /// The table.
+        name: ObjectName,
+        /// Whether one that is not there, or not cached, is fine.
+        if_exists: bool,
+    },
+    /// `CLEAR CACHE`.
+    ClearCache,
+    /// `REFRESH TABLE`.
+    Refresh(ObjectName),
 }
 
 /// What `CREATE TABLE` and `CREATE TEMPORARY VIEW ... USING` say.
@@ -67,6 +82,18 @@ pub(crate) struct CreateTable {
     pub(crate) location: Option<String>,
     pub(crate) comment: Option<String>,
     pub(crate) query: Option<Box<Query>>,
+}
+
+/// What `CACHE TABLE` says.
+#[derive(Debug)]
+pub(crate) struct CacheTable {
+    pub(crate) name: ObjectName,
+    pub(crate) is_lazy: bool,
+    pub(crate) options: Vec<(String, String)>,
+    pub(crate) cluster_by: Option<ClusterBy>,
+    pub(crate) query: Option<Box<Query>>,
+    /// The query as the user wrote it.
+    pub(crate) text: String,
 }
 
 /// What `CREATE VIEW ... AS` says.

@@ -88,7 +88,9 @@ async fn engine(
     system_tables: Option<Arc<dyn SystemTables>>,
 ) -> Engine {
     let runtime = build_runtime(&config, |pool| pool).unwrap();
-    Engine::open_with(config, EngineParts { runtime, executor, system_tables }).await.unwrap()
+    Engine::open_with(config, EngineParts { runtime, executor, system_tables, store: None })
+        .await
+        .unwrap()
 }
 
 /// Runs a statement and returns each row as text.

@@ -40,13 +40,16 @@ async fn the_tables_are_listed_and_described() {
     let session = with_system().await;
     assert_eq!(
         run(&session, "SHOW TABLES IN system").await,
-        ["system|counts|TABLE", "system|none|TABLE"]
+        ["system|cached_tables|TABLE", "system|counts|TABLE", "system|none|TABLE"]
     );
     assert_eq!(run(&session, "SHOW TABLES").await, [""; 0]);
     assert_eq!(run(&session, "SHOW SCHEMAS").await, ["information_schema", "public", "system"]);
     let listed = "SELECT table_name, table_type FROM information_schema.tables \
                   WHERE table_schema = 'system' ORDER BY 1";
-    assert_eq!(run(&session, listed).await, ["counts|BASE TABLE", "none|BASE TABLE"]);
+    assert_eq!(
+        run(&session, listed).await,
+        ["cached_tables|BASE TABLE", "counts|BASE TABLE", "none|BASE TABLE"]
+    );
     let columns = "SELECT column_name, data_type FROM information_schema.columns \
                    WHERE table_schema = 'system' AND table_name = 'counts' ORDER BY 1";
     assert_eq!(run(&session, columns).await, ["name|Utf8", "value|Int64"]);
@@ -105,24 +108,25 @@ async fn a_name_that_is_nearly_right_is_found_out() {
 #[tokio::test]
 async fn an_engine_without_it_says_where_it_is() {
     let session = without_system().await;
-    let hint = "[system tables exist on a coordinator only]";
+    let hint = "[here is system.cached_tables; others are on a coordinator]";
     for statement in [
         "SELECT * FROM system.queries",
         "SELECT * FROM skep.system.queries",
         "EXPLAIN DISTRIBUTED SELECT * FROM system.queries",
         "DESCRIBE system.queries",
         "SHOW COLUMNS FROM system.queries",
-        "SHOW TABLES IN system",
         "DROP TABLE system.queries",
-        "DROP SCHEMA system",
-        "USE system",
     ] {
         let error = fail(&session, statement).await;
         assert!(error.contains("not found") && error.contains(hint), "{statement}: {error}");
     }
     let error = fail(&session, "SELECT * FROM systems").await;
     assert!(!error.contains(hint), "{error}");
-    assert_eq!(run(&session, "SHOW SCHEMAS").await, ["information_schema", "public"]);
+    assert_eq!(run(&session, "SHOW SCHEMAS").await, ["information_schema", "public", "system"]);
+    assert_eq!(run(&session, "SHOW TABLES IN system").await, ["system|cached_tables|TABLE"]);
+    run(&session, "USE system").await;
+    assert_eq!(run(&session, "SELECT count(*) FROM cached_tables").await, ["0"]);
+    run(&session, "USE public").await;
     let error = session.execute("SELECT * FROM system.queries").await.unwrap_err();
     assert_eq!(error.position().map(|place| place.column), Some(15));
 }

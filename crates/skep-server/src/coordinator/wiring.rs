@@ -72,12 +72,13 @@ impl Wiring {
             token: config.token.clone(),
             ..CoordinatorOptions::default()
         };
-        let coordinator = Coordinator::start(options, store, runtime.clone(), fetcher);
+        let coordinator = Coordinator::start(options, store.clone(), runtime.clone(), fetcher);
         let (members, snapshot) = (coordinator.members(), coordinator.snapshot());
         let parts = EngineParts {
             runtime,
             executor: coordinator.executor(),
             system_tables: Some(coordinator.system_tables()),
+            store: Some(store),
         };
         let engine = Engine::open_with(config.engine.clone(), parts).await?;
         let coordinator = Mutex::new(Some(coordinator));

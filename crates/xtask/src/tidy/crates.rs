@@ -8,10 +8,11 @@ use serde_json::Value;
 use super::tree::Tree;
 
 /// Each of our packages, and which others of ours it may import.
-const IMPORTS: [(&str, &[&str]); 9] = [
+const IMPORTS: [(&str, &[&str]); 10] = [
     ("skep-proto", &[]),
-    ("skep-engine", &["skep-proto"]),
-    ("skep-cluster", &["skep-engine", "skep-proto", "skep-testkit"]),
+    ("skep-store", &["skep-proto"]),
+    ("skep-engine", &["skep-proto", "skep-store"]),
+    ("skep-cluster", &["skep-engine", "skep-proto", "skep-store", "skep-testkit"]),
     ("skep-server", &["skep-cluster", "skep-engine", "skep-proto"]),
     ("skep-client", &["skep-proto"]),
     ("skep-cli", &["skep-client", "skep-engine", "skep-proto", "skep-server", "skep-testkit"]),

@@ -135,9 +135,12 @@ async fn run_script(script: &Path, traveller: &Arc<Traveller>) {
     };
     let runtime = build_runtime(&config, |pool| pool).unwrap();
     let executor = Arc::clone(traveller) as Arc<dyn QueryExecutor>;
-    let engine = Engine::open_with(config, EngineParts { runtime, executor, system_tables: None })
-        .await
-        .unwrap();
+    let engine = Engine::open_with(
+        config,
+        EngineParts { runtime, executor, system_tables: None, store: None },
+    )
+    .await
+    .unwrap();
     let mut sessions: HashMap<String, Session> = HashMap::new();
     let text = text_of(script);
     let small = DataSet::SMALL.cached().unwrap();

@@ -106,7 +106,7 @@ async fn what_cannot_overflow_is_left_to_datafusion() {
     let sql = "SELECT a + 1, d * d, f + f FROM (SELECT arrow_cast(1, 'Int32') AS a, \
                1::DECIMAL(10, 2) AS d, 1.0::DOUBLE AS f FROM (VALUES (1))) AS v";
     let plan = context.sql(sql).await.expect("a plan").into_unoptimized_plan();
-    let plan = super::super::analyzer_rules().iter().fold(plan, |plan, rule| {
+    let plan = super::super::analyzer_rules(None).iter().fold(plan, |plan, rule| {
         rule.analyze(plan, &datafusion::config::ConfigOptions::default()).expect("a plan")
     });
     assert!(!format!("{plan:?}").contains("CheckedBinary"), "{plan:?}");

@@ -23,7 +23,7 @@ pub(super) fn context() -> SessionContext {
     let state = SessionStateBuilder::new()
         .with_config(config)
         .with_default_features()
-        .with_analyzer_rules(super::analyzer_rules())
+        .with_analyzer_rules(super::analyzer_rules(None))
         .with_optimizer_rules(super::optimizer_rules())
         .with_physical_optimizer_rules(super::physical_optimizer_rules())
         .build();

@@ -11,7 +11,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use parking_lot::Mutex;
 
-use super::footprint::Footprint;
+use crate::footprint::Footprint;
 
 /// How the pool's error messages call the store.
 const CONSUMER: &str = "partition store";

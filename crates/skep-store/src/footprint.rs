@@ -81,7 +81,7 @@ fn retained_bytes(array: &dyn Array) -> usize {
 }
 
 /// Returns the bytes that the rows of a batch need, whatever its buffers hold besides.
-pub(crate) fn data_bytes(batch: &RecordBatch) -> usize {
+pub fn data_bytes(batch: &RecordBatch) -> usize {
     batch.columns().iter().map(|column| needed_bytes(column)).sum()
 }
 

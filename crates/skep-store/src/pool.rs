@@ -9,9 +9,9 @@ use datafusion::execution::memory_pool::{
 };
 use tracing::debug;
 
-use super::partition_store::StoreInner;
-use super::pressure::ROUNDS;
 use crate::error::{Error, Result};
+use crate::partition_store::StoreInner;
+use crate::pressure::ROUNDS;
 
 /// Wraps the process's pool: when it has no room for a consumer, the store gives some up and the
 /// consumer's request is tried again.
@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 /// cannot, until there is nothing left to give.
 ///
 /// Wraps the outermost pool: a pool around this one would hide it from
-/// [`PartitionStore::open`](super::PartitionStore::open).
+/// [`PartitionStore::open`](crate::PartitionStore::open).
 #[derive(Debug)]
 pub struct StorePool {
     inner: Arc<dyn MemoryPool>,

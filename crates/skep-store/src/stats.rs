@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::key::PartitionKey;
-use super::partition::Partition;
-use super::partition_store::StoreInner;
 use crate::ids::{Epoch, QueryId};
+use crate::key::PartitionKey;
+use crate::partition::Partition;
+use crate::partition_store::StoreInner;
 
 /// What somebody's partitions take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

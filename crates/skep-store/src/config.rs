@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 
-/// Bounds and places of a [`PartitionStore`](super::PartitionStore).
+/// Bounds and places of a [`PartitionStore`](crate::PartitionStore).
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
     /// The directory for spill files. Each store makes a directory of its own in it.

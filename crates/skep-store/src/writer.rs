@@ -6,18 +6,19 @@ use std::sync::atomic::Ordering;
 use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::SchemaRef;
 
-use super::footprint::{self, Footprint};
-use super::key::{PartitionKey, StorageLevel, WriterKey};
-use super::partition_store::{OpenWriter, StoreInner};
-use super::pressure::{ROUNDS, Victim, blocking};
 use crate::error::{Error, Result};
+use crate::footprint::{self, Footprint};
+use crate::key::{PartitionKey, StorageLevel, WriterKey};
+use crate::partition_store::{OpenWriter, StoreInner};
+use crate::pressure::{ROUNDS, Victim, blocking};
 
 /// What a writer writes.
 #[derive(Debug, Clone)]
 pub struct WriterSpec {
     /// Its name.
     pub key: WriterKey,
-    /// The columns of every output.
+    /// The columns of every output. The batches of a cached table have as many, but may have them
+    /// in other types, each batch its own: they are encoded.
     pub schema: SchemaRef,
     /// How many outputs it has.
     pub output_count: usize,
@@ -122,8 +123,17 @@ impl PartitionWriter {
         Error::internal(format!("\"{}\" goes on after a write that failed", self.open.key))
     }
 
-    /// Gives the batch the writer's schema, so that every batch of an output has the same.
+    /// Gives the batch the writer's schema, so that every batch of an exchange has the same. Those of
+    /// a cached table are encoded each for itself, and keep theirs.
     fn adopt(&self, batch: RecordBatch) -> Result<RecordBatch> {
+        if matches!(self.open.key, WriterKey::Cached { .. }) {
+            let (given, expected) = (batch.num_columns(), self.schema.fields().len());
+            if given == expected {
+                return Ok(batch);
+            }
+            let message = format!("{given} in place of {expected}");
+            return Err(Error::SchemaMismatch { writer: self.open.key.clone(), message });
+        }
         if Arc::ptr_eq(batch.schema_ref(), &self.schema) {
             return Ok(batch);
         }
@@ -197,15 +207,16 @@ impl PartitionWriter {
         level: StorageLevel,
         mut batch: RecordBatch,
         mut footprint: Footprint,
-    ) -> Result<super::ledger::Held> {
+    ) -> Result<crate::ledger::Held> {
         let ledger = Arc::clone(&self.inner.ledger);
+        let table = self.open.outputs[0].table().cloned();
         let needed = footprint.total;
         // Each writer has a little in any case, or one batch a frame would go to disk.
         if level != StorageLevel::MemoryOnly && self.fits_own_buffer(needed) {
             return Ok(ledger.hold(batch, footprint));
         }
         for _ in 0..ROUNDS {
-            let has_room = self.inner.make_room(needed).await?;
+            let has_room = self.inner.make_room(needed, table.as_ref()).await?;
             if !has_room {
                 self.inner.settle().await?;
             }

@@ -9,17 +9,17 @@ use datafusion::execution::memory_pool::MemoryPool;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use super::config::StoreConfig;
-use super::key::{PartitionKey, Readers, StorageLevel, WriterKey};
-use super::ledger::Ledger;
-use super::partition::Partition;
-use super::pool::StorePool;
-use super::reader::PartitionReader;
-use super::spill::{DiskBudget, SpillDirectory, SpillFile};
-use super::stats::{self, StoreStats};
-use super::writer::{PartitionCounts, PartitionWriter, WriterSpec};
+use crate::config::StoreConfig;
 use crate::error::{Error, Result};
 use crate::ids::{Epoch, QueryId};
+use crate::key::{PartitionKey, Readers, StorageLevel, WriterKey};
+use crate::ledger::Ledger;
+use crate::partition::Partition;
+use crate::pool::StorePool;
+use crate::reader::PartitionReader;
+use crate::spill::{DiskBudget, SpillDirectory, SpillFile};
+use crate::stats::{self, StoreStats};
+use crate::writer::{PartitionCounts, PartitionWriter, WriterSpec};
 
 /// The partitions of this process. Cheap to clone; all clones are one store.
 #[derive(Debug, Clone)]
@@ -206,6 +206,11 @@ impl PartitionStore {
     /// [`stats`](Self::stats).
     pub fn held_bytes(&self) -> u64 {
         self.inner.ledger.held_bytes() as u64 + self.inner.budget.used()
+    }
+
+    /// Returns how many bytes of rows a batch may have before a writer cuts it.
+    pub fn max_batch_bytes(&self) -> usize {
+        self.inner.config.max_batch_bytes
     }
 
     /// Returns what the store holds now.

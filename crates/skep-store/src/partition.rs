@@ -10,11 +10,11 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use parking_lot::Mutex;
 
-use super::eviction::{Descriptor, Purpose};
-use super::frame::FrameCounts;
-use super::key::{PartitionKey, StorageLevel};
-use super::ledger::Held;
-use super::spill::{Extent, SpillFile};
+use crate::eviction::{Descriptor, Purpose};
+use crate::frame::{Form, FrameCounts};
+use crate::key::{PartitionKey, StorageLevel};
+use crate::ledger::Held;
+use crate::spill::{Extent, SpillFile};
 
 #[derive(Debug)]
 pub(super) struct Partition {
@@ -92,12 +92,37 @@ impl Partition {
         }
     }
 
+    /// Returns the cached table that it is of, if any.
+    pub(super) fn table(&self) -> Option<&Arc<str>> {
+        match &self.key {
+            PartitionKey::Exchange { .. } => None,
+            PartitionKey::Cached { table, .. } => Some(table),
+        }
+    }
+
+    /// Returns the batches and rows of a chunk that is on disk.
+    pub(super) fn spilled_counts(&self, chunk: usize) -> Option<(u64, u64)> {
+        match self.contents.lock().chunks.get(chunk) {
+            Some(chunk @ Chunk::Spilled(_)) => Some(chunk.counts()),
+            _ => None,
+        }
+    }
+
+    /// Returns how its batches are written into frames.
+    pub(super) fn form(&self) -> Form<'_> {
+        match self.purpose() {
+            Purpose::Exchange => Form::OneSchema(&self.schema),
+            Purpose::Cached => Form::OwnSchemas,
+        }
+    }
+
     /// Describes the partition for a decision about memory and disk.
     pub(super) fn describe(&self, is_sealed: bool) -> Descriptor {
         let contents = self.contents.lock();
         Descriptor {
             id: self.id,
             purpose: self.purpose(),
+            table: self.table().cloned(),
             level: self.level,
             is_sealed,
             memory_bytes: contents.memory_bytes - contents.spilling_bytes,

@@ -14,8 +14,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
-use super::frame::FrameCounts;
 use crate::error::{Error, Result};
+use crate::frame::FrameCounts;
 
 const PREFIX: &str = "incarnation-";
 const LOCK_SUFFIX: &str = ".lock";

@@ -16,12 +16,13 @@ use datafusion::arrow::ipc::CompressionType;
 use datafusion::arrow::ipc::reader::StreamDecoder;
 use datafusion::arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 
-use super::config::Compression;
+use crate::config::Compression;
 
 /// Little endian: magic, checksum of all that follows, length of the payload (8 bytes), rows
 /// (8 bytes), batches, who it belongs to; then the payload, an Arrow IPC stream.
 pub(super) const HEADER_BYTES: usize = 32;
 const MAGIC: [u8; 4] = *b"SKF1";
+const LENGTH_BYTES: usize = 8;
 /// What the checksum covers begins here.
 const CHECKED_FROM: usize = 8;
 
@@ -34,12 +35,22 @@ pub(super) struct FrameCounts {
     pub(super) owner: u32,
 }
 
-/// Makes a frame of batches of one schema.
+/// How the batches of a frame are written.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Form<'a> {
+    /// As one stream; all have this schema.
+    OneSchema(&'a SchemaRef),
+    /// As a stream each, behind its length (8 bytes, little endian): every batch of a cached table
+    /// is encoded for itself.
+    OwnSchemas,
+}
+
+/// Makes a frame of batches.
 ///
 /// # Errors
 /// If arrow cannot write a type.
 pub(super) fn encode(
-    schema: &SchemaRef,
+    form: Form<'_>,
     batches: &[RecordBatch],
     counts: FrameCounts,
     compression: Compression,
@@ -51,14 +62,21 @@ pub(super) fn encode(
         Compression::None => None,
     };
     let options = IpcWriteOptions::default().try_with_compression(compression)?;
-    let mut cursor = Cursor::new(frame);
-    cursor.set_position(HEADER_BYTES as u64);
-    let mut writer = StreamWriter::try_new_with_options(cursor, schema, options)?;
-    for batch in batches {
-        writer.write(batch)?;
-    }
-    writer.finish()?;
-    let mut frame = writer.into_inner()?.into_inner();
+    let mut frame = match form {
+        Form::OneSchema(schema) => append_stream(frame, schema, batches, options)?,
+        Form::OwnSchemas => {
+            for batch in batches {
+                let length_at = frame.len();
+                frame.extend_from_slice(&[0; LENGTH_BYTES]);
+                let (schema, one) = (batch.schema_ref(), std::slice::from_ref(batch));
+                frame = append_stream(frame, schema, one, options.clone())?;
+                let from = length_at + LENGTH_BYTES;
+                let length = (frame.len() - from) as u64;
+                frame[length_at..from].copy_from_slice(&length.to_le_bytes());
+            }
+            frame
+        }
+    };
     let payload_length = (frame.len() - HEADER_BYTES) as u64;
     frame[..4].copy_from_slice(&MAGIC);
     frame[8..16].copy_from_slice(&payload_length.to_le_bytes());
@@ -70,17 +88,34 @@ pub(super) fn encode(
     Ok(frame)
 }
 
+fn append_stream(
+    frame: Vec<u8>,
+    schema: &SchemaRef,
+    batches: &[RecordBatch],
+    options: IpcWriteOptions,
+) -> Result<Vec<u8>, ArrowError> {
+    let end = frame.len() as u64;
+    let mut cursor = Cursor::new(frame);
+    cursor.set_position(end);
+    let mut writer = StreamWriter::try_new_with_options(cursor, schema, options)?;
+    for batch in batches {
+        writer.write(batch)?;
+    }
+    writer.finish()?;
+    Ok(writer.into_inner()?.into_inner())
+}
+
 /// Checks a frame against what is known of it and takes its batches out.
 ///
 /// # Errors
 /// What is wrong with it, for people.
 pub(super) fn decode(
-    schema: &SchemaRef,
+    form: Form<'_>,
     frame: Vec<u8>,
     counts: FrameCounts,
 ) -> Result<Vec<RecordBatch>, String> {
     check(&frame, counts)?;
-    let unwinding = AssertUnwindSafe(|| decode_payload(schema, frame, counts));
+    let unwinding = AssertUnwindSafe(|| decode_payload(form, frame, counts));
     let batches = match catch_unwind(unwinding) {
         Ok(decoded) => decoded.map_err(|error| error.to_string())?,
         Err(_) => return Err("its decoder panicked".to_owned()),
@@ -120,24 +155,52 @@ fn check(frame: &[u8], counts: FrameCounts) -> Result<(), String> {
 }
 
 fn decode_payload(
-    schema: &SchemaRef,
+    form: Form<'_>,
     frame: Vec<u8>,
     counts: FrameCounts,
 ) -> Result<Vec<RecordBatch>, ArrowError> {
     let mut payload = Buffer::from_vec(frame).slice(HEADER_BYTES);
-    let mut decoder = StreamDecoder::new();
     let mut batches = Vec::new();
-    while let Some(batch) = decoder.decode(&mut payload)? {
+    match form {
+        Form::OneSchema(schema) => {
+            decode_stream(payload, counts, &mut batches)?;
+            for batch in &mut batches {
+                let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+                let columns = batch.columns().to_vec();
+                let schema = Arc::clone(schema);
+                // The writer's own: the decoded one has lost what IPC has no place for.
+                *batch = RecordBatch::try_new_with_options(schema, columns, &options)?;
+            }
+        }
+        Form::OwnSchemas => {
+            while let Some(length) = payload.first_chunk::<LENGTH_BYTES>() {
+                let length = u64::from_le_bytes(*length) as usize;
+                let rest = payload.len() - LENGTH_BYTES;
+                if length > rest {
+                    return Err(ArrowError::IpcError("a batch goes beyond its frame".to_owned()));
+                }
+                let stream = payload.slice_with_length(LENGTH_BYTES, length);
+                decode_stream(stream, counts, &mut batches)?;
+                payload = payload.slice_with_length(LENGTH_BYTES + length, rest - length);
+            }
+        }
+    }
+    Ok(batches)
+}
+
+fn decode_stream(
+    mut stream: Buffer,
+    counts: FrameCounts,
+    batches: &mut Vec<RecordBatch>,
+) -> Result<(), ArrowError> {
+    let mut decoder = StreamDecoder::new();
+    while let Some(batch) = decoder.decode(&mut stream)? {
         if batches.len() as u64 >= u64::from(counts.batches) {
             return Err(ArrowError::IpcError("a frame has more batches than written".to_owned()));
         }
-        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        let columns = batch.columns().to_vec();
-        // The writer's own schema: the decoded one has lost what IPC has no place for.
-        batches.push(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?);
+        batches.push(batch);
     }
-    decoder.finish()?;
-    Ok(batches)
+    decoder.finish()
 }
 
 #[cfg(test)]
@@ -159,11 +222,11 @@ mod tests {
     }
 
     fn frame(compression: Compression) -> Vec<u8> {
-        encode(&batches()[0].schema(), &batches(), COUNTS, compression).unwrap()
+        encode(Form::OneSchema(&batches()[0].schema()), &batches(), COUNTS, compression).unwrap()
     }
 
     fn decode_with(frame: Vec<u8>, counts: FrameCounts) -> Result<Vec<RecordBatch>, String> {
-        decode(&batches()[0].schema(), frame, counts)
+        decode(Form::OneSchema(&batches()[0].schema()), frame, counts)
     }
 
     #[test]

@@ -1,4 +1,8 @@
-//! The one error type of the executor: what failed, of which partition, and what may be done.
+//! The one error type of the store and of the executor above it: what failed, of which partition,
+//! and what may be done.
+//!
+//! One type for both, because most of what fails in an exchange is a partition that a store does not
+//! have any more, and recovery asks about that wherever it arises.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,16 +11,17 @@ use datafusion::error::DataFusionError;
 use skep_proto::ErrorCode;
 
 use crate::ids::QueryId;
-use crate::store::{PartitionKey, WriterKey};
+use crate::key::{PartitionKey, WriterKey};
 
 /// Shorthand for the executor's results.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Everything that can go wrong in the executor.
+/// Everything that can go wrong in the store and in the executor.
+///
+/// Exhaustive, so that who puts it on a wire forgets none.
 ///
 /// Inside a process it crosses DataFusion as `External` and is found again by [`Error::find`].
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum Error {
     /// A partition was asked for that is not here: never sealed, released, or dropped for memory.
     #[error("partition \"{partition}\" not found")]
@@ -316,11 +321,13 @@ impl Error {
         None
     }
 
-    pub(crate) fn malformed(field: &'static str, message: impl Into<String>) -> Self {
+    /// Makes an [`Error::MalformedMessage`].
+    pub fn malformed(field: &'static str, message: impl Into<String>) -> Self {
         Self::MalformedMessage { field, message: message.into() }
     }
 
-    pub(crate) fn internal(message: impl Into<String>) -> Self {
+    /// Makes an [`Error::Internal`].
+    pub fn internal(message: impl Into<String>) -> Self {
         Self::Internal { message: message.into() }
     }
 }

@@ -18,6 +18,8 @@
 //! wrote it, and what a crashed process leaves is removed by the next one.
 
 mod config;
+pub mod error;
+pub mod ids;
 mod key;
 // What batches cost.
 mod footprint;
@@ -40,7 +42,8 @@ mod writer;
 mod tests;
 
 pub use config::{Compression, StoreConfig};
-pub(crate) use footprint::data_bytes;
+pub use error::{Error, Result};
+pub use footprint::data_bytes;
 pub use key::{PartitionKey, Readers, StorageLevel, WriterKey};
 pub use partition_store::PartitionStore;
 pub use pool::StorePool;

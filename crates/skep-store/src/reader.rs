@@ -17,13 +17,13 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt, ready};
 
-use super::frame;
-use super::partition::{Found, Partition};
-use super::partition_store::{Sealed, StoreInner};
-use super::pressure::blocking;
-use super::spill::{Extent, SpillFile};
-use super::writer::PartitionCounts;
 use crate::error::{Error, Result};
+use crate::frame;
+use crate::partition::{Found, Partition};
+use crate::partition_store::{Sealed, StoreInner};
+use crate::pressure::blocking;
+use crate::spill::{Extent, SpillFile};
+use crate::writer::PartitionCounts;
 
 /// The batches of a sealed partition, in the order in which they were written.
 ///
@@ -43,6 +43,8 @@ pub struct PartitionReader {
     frame: VecDeque<RecordBatch>,
     frame_memory: Option<MemoryReservation>,
     loading: Option<BoxFuture<'static, Result<Frame>>>,
+    /// Which batches of the partition are wanted, by their numbers; `None` for all.
+    wanted: Option<Arc<[bool]>>,
     is_done: bool,
 }
 
@@ -68,8 +70,25 @@ impl PartitionReader {
             frame: VecDeque::new(),
             frame_memory: None,
             loading: None,
+            wanted: None,
             is_done: false,
         }
+    }
+
+    /// Returns another reader of the same partition, from its first batch on. It has what the
+    /// partition had even if its lease has ended since.
+    pub fn again(&self) -> Self {
+        self.sealed.partition.readers.fetch_add(1, Ordering::Relaxed);
+        Self::new(Arc::clone(&self.inner), self.sealed.clone(), 0)
+    }
+
+    /// Passes only those batches on whose numbers are wanted. What lies on disk is not read where
+    /// none of a frame is.
+    ///
+    /// Shape: `wanted` has an entry for each batch of the partition; batches beyond its end are wanted.
+    pub fn only(mut self, wanted: Arc<[bool]>) -> Self {
+        self.wanted = Some(wanted);
+        self
     }
 
     /// Returns what the whole partition has, whatever batch the reader began at.
@@ -101,6 +120,9 @@ impl PartitionReader {
                 // The frame is the whole chunk; memory may have given the first of it.
                 self.frame.drain(..self.index.min(self.frame.len()));
             }
+            if self.index == 0 && self.frame.is_empty() && self.skips_frame() {
+                continue;
+            }
             match self.sealed.partition.find(self.chunk, self.index) {
                 Found::Freed => return Poll::Ready(Err(self.released())),
                 Found::EndOfPartition => return Poll::Ready(self.check_complete().map(|()| None)),
@@ -117,6 +139,29 @@ impl PartitionReader {
                 },
             }
         }
+    }
+
+    fn is_wanted(&self, batch: u64) -> bool {
+        let wanted = self.wanted.as_deref();
+        wanted.and_then(|wanted| wanted.get(batch as usize)).copied().unwrap_or(true)
+    }
+
+    /// Goes past a frame of which no batch is wanted; returns whether it did.
+    fn skips_frame(&mut self) -> bool {
+        if self.wanted.is_none() || self.first_skipped > 0 {
+            return false;
+        }
+        let Some((batches, rows)) = self.sealed.partition.spilled_counts(self.chunk) else {
+            return false;
+        };
+        let numbers = self.batches_passed..self.batches_passed + batches;
+        if numbers.into_iter().any(|batch| self.is_wanted(batch)) {
+            return false;
+        }
+        self.batches_passed += batches;
+        self.rows_passed += rows;
+        self.chunk += 1;
+        true
     }
 
     fn pass(&mut self, batch: RecordBatch) -> RecordBatch {
@@ -173,7 +218,7 @@ fn load_frame(
         io::ErrorKind::UnexpectedEof => damaged("its file is cut off".to_owned()),
         _ => damaged(format!("its file cannot be read: {error}")),
     })?;
-    frame::decode(&partition.schema, frame, extent.counts).map_err(damaged)
+    frame::decode(partition.form(), frame, extent.counts).map_err(damaged)
 }
 
 impl Stream for PartitionReader {
@@ -188,6 +233,9 @@ impl Stream for PartitionReader {
             let outcome = ready!(reader.poll_any(ctx));
             if matches!(outcome, Ok(Some(_))) && reader.first_skipped > 0 {
                 reader.first_skipped -= 1;
+                continue;
+            }
+            if matches!(outcome, Ok(Some(_))) && !reader.is_wanted(reader.batches_passed - 1) {
                 continue;
             }
             if !matches!(outcome, Ok(Some(_))) {

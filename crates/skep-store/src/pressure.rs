@@ -13,12 +13,12 @@ use datafusion::common::runtime::SpawnedTask;
 use datafusion::execution::memory_pool::MemoryReservation;
 use tracing::debug;
 
-use super::eviction::{self, Decision, Purpose};
-use super::frame;
-use super::partition::{Partition, SpillTicket};
-use super::partition_store::StoreInner;
-use super::spill::Extent;
 use crate::error::{Error, Result};
+use crate::eviction::{self, Decision, Purpose};
+use crate::frame;
+use crate::partition::{Partition, SpillTicket};
+use crate::partition_store::StoreInner;
+use crate::spill::Extent;
 
 /// How often one request tries again when others take the room that it made.
 pub(super) const ROUNDS: usize = 16;
@@ -31,14 +31,19 @@ pub(super) enum Victim {
 }
 
 impl StoreInner {
-    /// Spills or drops about `needed` bytes of memory; returns whether there was anything to do.
+    /// Spills or drops about `needed` bytes of memory, on behalf of `writing`, a cached table, or of
+    /// anybody else; returns whether there was anything to do.
     ///
     /// # Errors
     /// If nothing can be written to disk.
-    pub(super) async fn make_room(self: &Arc<Self>, needed: usize) -> Result<bool> {
+    pub(super) async fn make_room(
+        self: &Arc<Self>,
+        needed: usize,
+        writing: Option<&Arc<str>>,
+    ) -> Result<bool> {
         let permit = self.io_permit().await?;
         let enough = needed.max(self.config.yield_step_bytes);
-        let victims = self.memory_victims(enough);
+        let victims = self.memory_victims(enough, writing);
         if victims.is_empty() {
             return Ok(false);
         }
@@ -71,7 +76,7 @@ impl StoreInner {
             if let Some(scratch) = self.ledger.try_scratch(bytes) {
                 return scratch;
             }
-            match self.make_room(bytes).await {
+            match self.make_room(bytes, None).await {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => {
@@ -94,7 +99,7 @@ impl StoreInner {
             return Ok(false);
         }
         let enough = needed.max(self.config.yield_step_bytes).min(above_floor);
-        let victims = self.memory_victims(enough);
+        let victims = self.memory_victims(enough, None);
         if victims.is_empty() {
             return Ok(false);
         }
@@ -102,9 +107,9 @@ impl StoreInner {
         Ok(true)
     }
 
-    fn memory_victims(&self, needed: usize) -> Vec<Victim> {
+    fn memory_victims(&self, needed: usize, writing: Option<&Arc<str>>) -> Vec<Victim> {
         let (descriptors, mut by_id) = self.describe_all();
-        eviction::free_memory(&descriptors, needed, self.config.protected_cache_bytes)
+        eviction::free_memory(&descriptors, needed, self.config.protected_cache_bytes, writing)
             .into_iter()
             .filter_map(|decision| match decision {
                 Decision::Spill(id) => by_id.remove(&id).map(Victim::Spill),
@@ -165,10 +170,11 @@ impl StoreInner {
         let counts = ticket.counts();
         let _scratch = self.ledger.scratch(ticket.bytes);
         let compression = self.config.compression;
-        let frame = frame::encode(&partition.schema, &ticket.batches, counts, compression)
-            .map_err(|error| {
+        let frame = frame::encode(partition.form(), &ticket.batches, counts, compression).map_err(
+            |error| {
                 Error::internal(format!("cannot write partition \"{}\": {error}", partition.key))
-            })?;
+            },
+        )?;
         let offset = match file.append(&frame) {
             Err(error @ (Error::DiskLimit { .. } | Error::DiskFull { .. })) => {
                 debug!(%error, "dropping cached partitions for disk");

@@ -4,9 +4,14 @@
 //! read soon by a query that runs now. So cached partitions go first, least recently used first,
 //! until only the protected share is left; then exchange output, least recently used first.
 //!
+//! A table that is being written drops no partition of its own: a table that does not fit would
+//! otherwise drop each partition shortly before it is wanted, and nothing would ever be found.
+//!
 //! **Invariant:** exchange output is never dropped, and neither is what somebody reads.
 
-use super::key::StorageLevel;
+use std::sync::Arc;
+
+use crate::key::StorageLevel;
 
 /// What a partition is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +25,8 @@ pub(super) enum Purpose {
 pub(super) struct Descriptor {
     pub(super) id: u64,
     pub(super) purpose: Purpose,
+    /// The cached table that it is of.
+    pub(super) table: Option<Arc<str>>,
     pub(super) level: StorageLevel,
     /// Whether its writer has finished; only then may it be dropped.
     pub(super) is_sealed: bool,
@@ -38,14 +45,20 @@ pub(super) enum Decision {
     Drop(u64),
 }
 
-/// Chooses whose memory to free, in order, until `needed` bytes are reached or nobody is left.
+/// Chooses whose memory to free, in order, until `needed` bytes are reached or nobody is left, on
+/// behalf of `writing`, a cached table, or of anybody else.
 pub(super) fn free_memory(
     partitions: &[Descriptor],
     needed: usize,
     protected_cache_bytes: usize,
+    writing: Option<&Arc<str>>,
 ) -> Vec<Decision> {
-    let mut order: Vec<&Descriptor> =
-        partitions.iter().filter(|partition| memory_decision(partition).is_some()).collect();
+    let is_open = |partition: &&Descriptor| match memory_decision(partition) {
+        Some(Decision::Drop(_)) => writing.is_none() || partition.table.as_ref() != writing,
+        Some(Decision::Spill(_)) => true,
+        None => false,
+    };
+    let mut order: Vec<&Descriptor> = partitions.iter().filter(is_open).collect();
     order.sort_by_key(|partition| (partition.purpose == Purpose::Exchange, partition.last_used));
     let mut cached_left: usize = partitions
         .iter()
@@ -112,6 +125,7 @@ mod tests {
         Descriptor {
             id,
             purpose,
+            table: (purpose == Purpose::Cached).then(|| format!("t{id}").into()),
             level: StorageLevel::MemoryAndDisk,
             is_sealed: true,
             memory_bytes,
@@ -131,10 +145,10 @@ mod tests {
             partition(2, Exchange, 10, 3),
             partition(3, Exchange, 10, 4),
         ];
-        assert_eq!(free_memory(&all, 11, 0), [Spill(2), Spill(3)]);
-        assert_eq!(free_memory(&all, 10, 0), [Spill(2)]);
-        assert_eq!(free_memory(&all, 0, 0), []);
-        assert_eq!(free_memory(&all, 1000, 0).len(), 3);
+        assert_eq!(free_memory(&all, 11, 0, None), [Spill(2), Spill(3)]);
+        assert_eq!(free_memory(&all, 10, 0, None), [Spill(2)]);
+        assert_eq!(free_memory(&all, 0, 0, None), []);
+        assert_eq!(free_memory(&all, 1000, 0, None).len(), 3);
     }
 
     #[test]
@@ -144,9 +158,9 @@ mod tests {
             partition(2, Cached, 10, 9),
             partition(3, Cached, 10, 8),
         ];
-        assert_eq!(free_memory(&all, 25, 0), [Spill(3), Spill(2), Spill(1)]);
-        assert_eq!(free_memory(&all, 25, 10), [Spill(3), Spill(1)]);
-        assert_eq!(free_memory(&all, 25, 20), [Spill(1)]);
+        assert_eq!(free_memory(&all, 25, 0, None), [Spill(3), Spill(2), Spill(1)]);
+        assert_eq!(free_memory(&all, 25, 10, None), [Spill(3), Spill(1)]);
+        assert_eq!(free_memory(&all, 25, 20, None), [Spill(1)]);
     }
 
     #[test]
@@ -158,7 +172,9 @@ mod tests {
             Descriptor { is_sealed: false, ..only(2) },
             only(3),
         ];
-        assert_eq!(free_memory(&all, 100, 0), [Drop(3)]);
+        assert_eq!(free_memory(&all, 100, 0, None), [Drop(3)]);
+        assert_eq!(free_memory(&all, 100, 0, all[3 - 1].table.as_ref()), []);
+        assert_eq!(free_memory(&all, 100, 0, all[0].table.as_ref()), [Drop(3)]);
     }
 
     #[test]
@@ -173,6 +189,6 @@ mod tests {
         ];
         assert_eq!(free_disk(&all, 5), [Drop(3)]);
         assert_eq!(free_disk(&all, 500), [Drop(3), Drop(2)]);
-        assert_eq!(free_memory(&all, 500, 0), []);
+        assert_eq!(free_memory(&all, 500, 0, None), []);
     }
 }

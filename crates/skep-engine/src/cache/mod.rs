@@ -1,0 +1,45 @@
+//! Cached tables: the rows of a plan, kept in the partition store and used wherever a query
+//! contains that plan.
+//!
+//! `CACHE TABLE` ([`CachedTables`]) keeps a logical plan in its canonical form ([`Canonical`]) with
+//! its [`Content`]: partitions of encoded batches ([`encode`]) and what is known of them
+//! ([`summary`]). An analyzer rule ([`SubstituteCached`]) puts a scan of the content in the place of
+//! the plan, whoever wrote the query; [`CacheScanExec`] reads it. What the store had to drop is made
+//! again from its [`Lineage`] by the next query that wants it.
+//!
+//! **Invariant:** a cached table is never the only copy of anything: its lineage makes it again, or
+//! says that a source file is not what it was.
+//!
+//! **Invariant:** a query reads one content of a table, the one that it was planned with, whatever
+//! becomes of the table meanwhile. Within a content, partitions that would not come out the same
+//! again are made again all together or not at all.
+//!
+//! **Invariant:** every byte of a cached table is in the memory pool's account or in a bounded file.
+
+mod level;
+// Which plan is cached.
+mod canonical;
+mod substitute;
+// How rows are kept.
+mod encode;
+mod summary;
+// Where they come from, and where they are.
+mod build;
+mod content;
+mod lineage;
+mod open;
+// How they are read.
+mod provider;
+mod prune;
+mod scan;
+// What the world sees.
+mod describe;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use canonical::providers_of;
+pub(crate) use describe::CacheReport;
+pub use level::{CacheLevel, CacheOptions, ClusterBy};
+pub(crate) use substitute::SubstituteCached;
+pub(crate) use tables::{CacheLease, CacheName, CacheRequest, CachedTables, StoreSlot};

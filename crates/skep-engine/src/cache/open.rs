@@ -1,0 +1,131 @@
+//! Opening partitions for a query: from the store, made for the store, or made for the query alone.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use datafusion::error::{DataFusionError, Result as DfResult};
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::TryStreamExt;
+use parking_lot::Mutex;
+use skep_store::PartitionReader;
+
+use super::content::{Content, Generation, KeptPartition};
+use super::lineage::Run;
+use super::summary::PartitionSummary;
+use crate::error::Result;
+
+/// A partition that can be read.
+pub(super) enum Opened {
+    /// From the store, encoded.
+    Kept(KeptPartition),
+    /// From the lineage, as queries see it: there is no room for it.
+    Passing(SendableRecordBatchStream),
+}
+
+/// What a scan holds on to, so that all its partitions are of one content.
+#[derive(Debug)]
+pub(super) enum Pin {
+    /// Nothing: each partition is the same whenever it is made.
+    Narrow(Arc<Content>),
+    /// A generation, with readers that keep it from being dropped.
+    Generation {
+        content: Arc<Content>,
+        generation: Arc<Generation>,
+        /// One for each partition. Behind a lock only to be shared.
+        readers: Mutex<Vec<PartitionReader>>,
+    },
+    /// A run of the lineage, of which nothing is kept.
+    Passing { content: Arc<Content>, run: Run },
+}
+
+impl Pin {
+    /// Pins what is there now, if that is all; makes nothing.
+    pub(super) fn ready(content: &Arc<Content>) -> Option<Self> {
+        let content = Arc::clone(content);
+        if content.is_narrow() {
+            return Some(Self::Narrow(content));
+        }
+        let (generation, readers) = content.pinned()?;
+        Some(Self::Generation { content, generation, readers: Mutex::new(readers) })
+    }
+
+    /// Pins a content, making what must be made at once.
+    ///
+    /// # Errors
+    /// If a source changed, or cannot be read.
+    pub(super) async fn new(content: &Arc<Content>) -> Result<Self> {
+        if let Some(pin) = Self::ready(content) {
+            return Ok(pin);
+        }
+        if content.make_all().await?
+            && let Some(pin) = Self::ready(content)
+        {
+            return Ok(pin);
+        }
+        content.lineage.check_sources(&content.name).await?;
+        Ok(Self::Passing { content: Arc::clone(content), run: content.lineage.fresh()? })
+    }
+
+    /// Opens a partition.
+    ///
+    /// # Errors
+    /// If a source changed, or cannot be read.
+    pub(super) async fn open(&self, partition: usize) -> DfResult<Opened> {
+        match self {
+            Self::Narrow(content) => {
+                let current = content.current();
+                let mut kept = content.kept(&current, partition);
+                if kept.is_none() && content.make(partition).await? {
+                    kept = content.kept(&current, partition);
+                }
+                match kept {
+                    Some(kept) => Ok(hit(content, kept)),
+                    None => {
+                        content.lineage.check_sources(&content.name).await?;
+                        pass(content, &content.lineage.fresh()?, partition)
+                    }
+                }
+            }
+            Self::Generation { content, generation, readers } => {
+                let reader = readers.lock().get(partition).map(PartitionReader::again);
+                match (reader, generation.summary(partition)) {
+                    (Some(reader), Some(summary)) => {
+                        Ok(hit(content, KeptPartition { reader, summary }))
+                    }
+                    _ => datafusion::common::internal_err!(
+                        "there is no partition {partition} of table \"{}\" ({})",
+                        content.name,
+                        generation.epoch
+                    ),
+                }
+            }
+            Self::Passing { content, run } => pass(content, run, partition),
+        }
+    }
+
+    /// Returns what is known of all partitions, if it is.
+    pub(super) fn summaries(&self) -> Option<Vec<Arc<PartitionSummary>>> {
+        match self {
+            Self::Narrow(content) => content.current().summaries(),
+            Self::Generation { generation, .. } => generation.summaries(),
+            Self::Passing { .. } => None,
+        }
+    }
+}
+
+fn hit(content: &Content, kept: KeptPartition) -> Opened {
+    content.counters.hits.fetch_add(1, Ordering::Relaxed);
+    Opened::Kept(kept)
+}
+
+fn pass(content: &Content, run: &Run, partition: usize) -> DfResult<Opened> {
+    content.counters.passed.fetch_add(1, Ordering::Relaxed);
+    let rows = run.execute(partition)?;
+    let (schema, run) = (rows.schema(), run.clone());
+    let rows = rows.or_else(move |error| {
+        let run = run.clone();
+        async move { Err(DataFusionError::from(run.explain(error).await)) }
+    });
+    Ok(Opened::Passing(Box::pin(RecordBatchStreamAdapter::new(schema, rows))))
+}

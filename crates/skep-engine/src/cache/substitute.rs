@@ -1,0 +1,94 @@
+//! The rule that makes queries use what is cached.
+//!
+//! **Invariant:** it is the first of the analyzer's rules: plans are compared as the planner made
+//! them, before any rule changed one of two that are equal.
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use datafusion::common::Column;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNodeRecursion};
+use datafusion::datasource::provider_as_source;
+use datafusion::error::Result;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::optimizer::AnalyzerRule;
+
+use super::canonical::{Canonical, kind_of};
+use super::provider::CacheProvider;
+use super::tables::{CachedTable, CachedTables};
+
+/// The analyzer rule.
+pub(crate) struct SubstituteCached {
+    tables: Weak<CachedTables>,
+    /// The table whose own rows are being made.
+    except: Option<u64>,
+}
+
+impl SubstituteCached {
+    /// Makes the rule; `except` is the table that must not be made from itself.
+    pub(crate) fn new(tables: &Arc<CachedTables>, except: Option<u64>) -> Self {
+        Self { tables: Arc::downgrade(tables), except }
+    }
+}
+
+impl AnalyzerRule for SubstituteCached {
+    fn analyze(&self, plan: LogicalPlan, _config: &ConfigOptions) -> Result<LogicalPlan> {
+        let Some(tables) = self.tables.upgrade() else { return Ok(plan) };
+        let mut cached = tables.all();
+        cached.retain(|table| Some(table.id) != self.except);
+        if cached.is_empty() {
+            return Ok(plan);
+        }
+        // From the top, so that the largest part that is cached is taken.
+        plan.transform_down_with_subqueries(|node| {
+            let kind = kind_of(&node);
+            if !cached.iter().any(|table| table.kind == kind) {
+                return Ok(Transformed::no(node));
+            }
+            let canonical = Canonical::of(&node);
+            match cached.iter().find(|table| table.canonical == canonical) {
+                Some(table) => {
+                    let scan = scan_of(table, &node)?;
+                    Ok(Transformed::new(scan, true, TreeNodeRecursion::Jump))
+                }
+                None => Ok(Transformed::no(node)),
+            }
+        })
+        .data()
+    }
+
+    fn name(&self) -> &'static str {
+        "substitute_cached"
+    }
+}
+
+/// Makes a scan of a cached table with the names that a plan's columns have.
+fn scan_of(table: &CachedTable, plan: &LogicalPlan) -> Result<LogicalPlan> {
+    let provider = CacheProvider::new(table);
+    let source = provider_as_source(Arc::new(provider));
+    // Under the name that the query has for it, if it has one.
+    let mut qualifiers = plan.schema().iter().map(|(qualifier, _)| qualifier);
+    let first = qualifiers.next().flatten();
+    let reference = match first {
+        Some(first) if qualifiers.all(|other| other == Some(first)) => first.clone(),
+        _ => table.name.reference(),
+    };
+    let scan = LogicalPlanBuilder::scan(reference, source, None)?.build()?;
+    let own = scan.schema().columns();
+    if plan.schema().columns() == own {
+        return Ok(scan);
+    }
+    let renamed = own.into_iter().zip(plan.schema().iter()).map(|(column, (qualifier, field))| {
+        let is_same = column == Column::new(qualifier.cloned(), field.name());
+        let expr = Expr::Column(column);
+        if is_same { expr } else { expr.alias_qualified(qualifier.cloned(), field.name()) }
+    });
+    LogicalPlanBuilder::from(scan).project(renamed.collect::<Vec<_>>())?.build()
+}
+
+impl fmt::Debug for SubstituteCached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SubstituteCached").field("except", &self.except).finish_non_exhaustive()
+    }
+}

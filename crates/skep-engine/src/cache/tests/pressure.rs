@@ -1,0 +1,120 @@
+//! Less room than the tables want: right answers, and the rows come back.
+
+use super::*;
+
+const LINES: &str = "SELECT count(*), sum(l_orderkey), max(l_comment) FROM lineitem";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_memory_has_no_room_for_goes_to_disk() {
+    let fixture = Fixture::new(|config| config.memory_limit = Some(6 << 20)).await;
+    fixture.lineitem(0.02).await;
+    let before = fixture.run(LINES).await;
+    fixture.run("CACHE TABLE lineitem").await;
+    assert!(fixture.figure("disk_bytes").await > 0);
+    for _ in 0..3 {
+        assert_eq!(fixture.run(LINES).await, before);
+    }
+    assert!(fixture.figure("hits").await > 0);
+    assert_eq!(fixture.figure("misses").await, 0);
+    assert_eq!(fixture.figure("rebuilt").await, 0);
+    fixture.run("CLEAR CACHE").await;
+    assert_eq!(fixture.session.inner.engine.runtime.memory_pool.reserved(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_in_memory_alone_are_kept_as_far_as_there_is_room() {
+    let fixture = Fixture::new(|config| {
+        config.memory_limit = Some(8 << 20);
+        config.target_partitions = Some(8);
+    })
+    .await;
+    fixture.lineitem(0.03).await;
+    let before = fixture.run(LINES).await;
+    fixture.run("CACHE TABLE lineitem OPTIONS ('storageLevel' 'MEMORY_ONLY')").await;
+    let kept = fixture.figure("cached_partitions").await;
+    assert!(kept > 0 && kept < fixture.figure("partitions").await, "{kept} partitions");
+    for _ in 0..3 {
+        assert_eq!(fixture.run(LINES).await, before);
+    }
+    assert!(fixture.figure("misses").await > 0);
+    assert!(fixture.figure("hits").await > 0);
+    assert_eq!(fixture.figure("disk_bytes").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_would_come_out_otherwise_are_kept_all_or_not_at_all() {
+    let fixture = Fixture::new(|config| config.memory_limit = Some(6 << 20)).await;
+    fixture.lineitem(0.03).await;
+    fixture
+        .run(
+            "CACHE TABLE some OPTIONS ('storageLevel' 'MEMORY_ONLY') CLUSTER BY (l_partkey) AS \
+             SELECT * FROM lineitem",
+        )
+        .await;
+    assert_eq!(fixture.figure("cached_partitions").await, 0);
+    let lines = LINES.replace("FROM lineitem", "FROM some");
+    assert_eq!(fixture.run(&lines).await, fixture.run(LINES).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_dropped_is_made_again_from_its_own_files() {
+    let fixture = Fixture::new(|_| {}).await;
+    fixture.lineitem(0.01).await;
+    let before = fixture.run(LINES).await;
+    fixture.run("CACHE TABLE lineitem").await;
+    drop_partitions(&fixture, &[1]);
+    assert_eq!(fixture.run(LINES).await, before);
+    assert_eq!(fixture.figure("rebuilt").await, 1);
+    // A clustered table is made again as a whole.
+    fixture.run("CLEAR CACHE").await;
+    fixture.run("CACHE TABLE lineitem CLUSTER BY (l_orderkey) INTO 3 PARTITIONS").await;
+    drop_partitions(&fixture, &[2]);
+    assert_eq!(fixture.run(LINES).await, before);
+    assert_eq!(fixture.figure("rebuilt").await, 3);
+    assert_eq!(fixture.figure("cached_partitions").await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_changed_is_found_when_rows_must_be_made_again() {
+    let fixture = Fixture::new(|_| {}).await;
+    fixture.lineitem(0.01).await;
+    let before = fixture.run(LINES).await;
+    fixture.run("CACHE TABLE lineitem").await;
+    let path = fixture.path("lineitem.csv");
+    write_lineitem(&path, 0.005);
+    // What is there still answers as it was.
+    assert_eq!(fixture.run(LINES).await, before);
+    drop_partitions(&fixture, &[0]);
+    let error = fixture.fail(LINES).await;
+    assert!(
+        error.to_string().contains("has changed since table \"lineitem\" was cached"),
+        "{error}"
+    );
+    assert!(error.hint().unwrap().contains("REFRESH TABLE lineitem"), "{error:?}");
+    fixture.run("REFRESH TABLE lineitem").await;
+    let now = fixture.run(LINES).await;
+    assert_ne!(now, before);
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(fixture.run(LINES).await, now);
+    drop_partitions(&fixture, &[0]);
+    let error = fixture.fail(LINES).await;
+    assert!(error.to_string().contains("is gone since table \"lineitem\" was cached"), "{error}");
+    let error = fixture.fail("REFRESH TABLE lineitem").await;
+    assert!(matches!(error, Error::File { missing: true, .. }), "{error}");
+}
+
+/// Takes partitions of the one cached table out of the store, as want of room would.
+fn drop_partitions(fixture: &Fixture, partitions: &[usize]) {
+    let tables = fixture.session.inner.engine.cache.all();
+    let content = tables[0].content();
+    let epoch = content.current().epoch;
+    let keys: Vec<_> = partitions
+        .iter()
+        .map(|partition| skep_store::PartitionKey::Cached {
+            table: std::sync::Arc::clone(&content.key),
+            epoch,
+            partition: *partition,
+        })
+        .collect();
+    content.store.release(&keys, skep_store::Readers::Finish);
+}

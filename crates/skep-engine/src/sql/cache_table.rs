@@ -1,0 +1,197 @@
+//! `CACHE`, `UNCACHE`, `CLEAR CACHE`, `REFRESH`, and what other statements do to cached tables.
+//!
+//! As in Spark: what a cached table is made from may be changed through skep, and the table follows.
+//! Rows that are inserted make it load again at its next use; a table that is dropped or replaced
+//! takes what was cached from it along; a view that is dropped or replaced takes its own.
+
+use std::sync::Arc;
+
+use datafusion::catalog::TableProvider;
+use datafusion::common::TableReference;
+use datafusion::dataframe::DataFrame;
+use datafusion::datasource::{ViewTable, provider_as_source};
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
+use datafusion::sql::sqlparser::ast::ObjectName;
+
+use crate::cache::{CacheName, CacheOptions, CacheRequest, providers_of};
+use crate::catalog::{CATALOG, Definition, TEMP, TableEntry, TableOpener};
+use crate::error::{Error, Result};
+use crate::query::QueryStream;
+use crate::session::{Session, command_done, guard, named_columns};
+use crate::sql::statement::CacheTable;
+
+impl Session {
+    /// Caches the rows of a DataFrame: every query that contains its plan uses them from now on.
+    ///
+    /// # Errors
+    /// Whatever keeps the rows from being made.
+    pub async fn cache(&self, frame: &DataFrame, options: CacheOptions) -> Result<()> {
+        let plan = frame.logical_plan().clone();
+        // The name is for people alone.
+        let id = self.inner.cache.tables.all().len() + 1;
+        let name = CacheName { schema: TEMP.to_owned(), table: format!("dataframe_{id}") };
+        let owner = Some(self.inner.cache.id);
+        let request = CacheRequest { name, owner, plan, options, is_lazy: false };
+        self.inner.cache.tables.cache(&self.state(), request).await
+    }
+
+    /// Takes the rows of a DataFrame out of the cache; returns whether they were in it.
+    pub fn unpersist(&self, frame: &DataFrame) -> bool {
+        self.inner.cache.tables.uncache(frame.logical_plan())
+    }
+
+    /// `CACHE TABLE`.
+    pub(crate) async fn cache_table(&self, cache: CacheTable) -> Result<QueryStream> {
+        let mut options = CacheOptions::parse(&cache.options)?;
+        options.cluster_by = cache.cluster_by;
+        let state = self.state();
+        let Some(query) = cache.query else {
+            let (reference, entry) = self.find_table(&cache.name)?;
+            refuse_system(&reference, &entry, "be cached")?;
+            let (name, owner) = self.cache_name(&reference);
+            let plan = self.plan_of(&reference, &entry).await?;
+            let request = CacheRequest { name, owner, plan, options, is_lazy: cache.is_lazy };
+            self.inner.cache.tables.cache(&state, request).await?;
+            return Ok(command_done("CACHE TABLE"));
+        };
+        let reference = super::ddl::table_reference(&cache.name)?;
+        if reference.schema().is_some_and(|schema| schema != TEMP) {
+            return Err(Error::Plan {
+                message: format!("a cached query has no schema, but \"{reference}\" names one"),
+                position: None,
+                hint: Some(format!("CACHE TABLE {} AS ...", reference.table())),
+            });
+        }
+        let table = reference.table().to_owned();
+        let exists = || Error::AlreadyExists { kind: "temporary table", name: table.clone() };
+        if self.inner.catalog.temporary(&table).is_some() {
+            return Err(exists());
+        }
+        let planned = self.inner.plan_query(&state, query, self.scope()).await?;
+        let plan = named_columns(planned, &[])?;
+        let name = CacheName { schema: TEMP.to_owned(), table: table.clone() };
+        let owner = Some(self.inner.cache.id);
+        let request =
+            CacheRequest { name, owner, plan: plan.clone(), options, is_lazy: cache.is_lazy };
+        self.inner.cache.tables.cache(&state, request).await?;
+        let provider = Arc::new(ViewTable::new(plan, Some(cache.text.clone())));
+        let definition = Definition::Provider { provider, text: Some(cache.text) };
+        let entry = Arc::new(TableEntry::new(definition, None));
+        self.inner.catalog.add_temporary(&table, entry, false)?;
+        Ok(command_done("CACHE TABLE"))
+    }
+
+    /// `UNCACHE TABLE`.
+    pub(crate) async fn uncache_table(
+        &self,
+        name: &ObjectName,
+        if_exists: bool,
+    ) -> Result<QueryStream> {
+        let (reference, entry) = match self.find_table(name) {
+            Err(Error::NotFound { .. }) if if_exists => return Ok(command_done("UNCACHE TABLE")),
+            found => found?,
+        };
+        let plan = self.plan_of(&reference, &entry).await?;
+        if !self.inner.cache.tables.uncache(&plan) && !if_exists {
+            return Err(Error::Plan {
+                message: format!("table \"{reference}\" is not cached"),
+                position: None,
+                hint: Some("SELECT * FROM system.cached_tables lists what is".to_owned()),
+            });
+        }
+        Ok(command_done("UNCACHE TABLE"))
+    }
+
+    /// `CLEAR CACHE`.
+    pub(crate) fn clear_cache(&self) -> QueryStream {
+        self.inner.cache.tables.clear();
+        command_done("CLEAR CACHE")
+    }
+
+    /// `REFRESH TABLE`: what was cached from it is cached anew from what is there now.
+    pub(crate) async fn refresh_table(&self, name: &ObjectName) -> Result<QueryStream> {
+        let (reference, entry) = self.find_table(name)?;
+        refuse_system(&reference, &entry, "be refreshed")?;
+        let plan = self.plan_of(&reference, &entry).await?;
+        let state = self.state();
+        // Files that are not there any more are missed now, cached or not.
+        let planned = guard(state.create_physical_plan(&plan)).await??;
+        drop(planned);
+        self.inner.cache.tables.renew(&state, &providers_of(&plan), true).await?;
+        Ok(command_done("REFRESH TABLE"))
+    }
+
+    /// Rows were put into a table: what was cached from it is loaded again by its next use.
+    pub(crate) async fn cached_source_changed(
+        &self,
+        state: &SessionState,
+        entry: &Arc<TableEntry>,
+    ) -> Result<()> {
+        let providers = opened(entry);
+        let tables = &self.inner.cache.tables;
+        let renewed = tables.renew(state, &providers, false).await;
+        if renewed.is_err() {
+            // The rows are in; a cached table that cannot follow must not hide them.
+            tables.forget_readers(&providers);
+        }
+        renewed
+    }
+
+    /// A table or view is not what it was under this name.
+    pub(crate) fn forget_cached(&self, schema: &str, table: &str, entry: &TableEntry) {
+        let name = CacheName { schema: schema.to_owned(), table: table.to_owned() };
+        let cache = &self.inner.cache;
+        // What was cached over a view stays right when the view goes: it is made from its tables.
+        let providers = if entry.is_view() { Vec::new() } else { opened(entry) };
+        cache.tables.forget(&name, cache.id, &providers);
+    }
+
+    /// Says how a table is cached, if it is.
+    pub(crate) fn cached_as(&self, schema: &str, table: &str) -> Option<String> {
+        let name = CacheName { schema: schema.to_owned(), table: table.to_owned() };
+        let cache = &self.inner.cache;
+        cache.tables.named(&name, cache.id).map(|cached| cached.describe())
+    }
+
+    /// Returns the plan by which queries read a table.
+    async fn plan_of(
+        &self,
+        reference: &TableReference,
+        entry: &Arc<TableEntry>,
+    ) -> Result<LogicalPlan> {
+        let provider = self.inner.open_entry(entry).await?;
+        let source = provider_as_source(provider);
+        Ok(LogicalPlanBuilder::scan(reference.clone(), source, None)?.build()?)
+    }
+
+    fn cache_name(&self, reference: &TableReference) -> (CacheName, Option<u64>) {
+        let table = reference.table().to_owned();
+        let is_temporary = matches!(reference.schema(), None | Some(TEMP))
+            && self.inner.catalog.temporary(&table).is_some();
+        if is_temporary {
+            return (CacheName { schema: TEMP.to_owned(), table }, Some(self.inner.cache.id));
+        }
+        let schema = reference.schema().map_or_else(|| self.scope().schema, str::to_owned);
+        (CacheName { schema, table }, None)
+    }
+}
+
+/// Returns the provider of a table, if it was ever opened: nobody else can have read it.
+fn opened(entry: &TableEntry) -> Vec<Arc<dyn TableProvider>> {
+    match &entry.definition {
+        Definition::Provider { provider, .. } => vec![Arc::clone(provider)],
+        _ => entry.opened.get().cloned().into_iter().collect(),
+    }
+}
+
+fn refuse_system(reference: &TableReference, entry: &TableEntry, what: &str) -> Result<()> {
+    match &entry.definition {
+        Definition::System(_) => Err(Error::Plan {
+            message: format!("\"{reference}\" is a system table and cannot {what}"),
+            position: None,
+            hint: Some(format!("it shows what {CATALOG} does at the moment")),
+        }),
+        _ => Ok(()),
+    }
+}
