@@ -79,8 +79,10 @@ impl Gate {
         let mut newcomers = self.newcomers.lock();
         if (is_full && !newcomers.is_empty()) || newcomers.len() >= self.max_newcomer_count {
             // It need not be there any more.
-            let oldest = newcomers.pop_front();
-            drop(oldest.map(|(_, cut)| cut.send(())));
+            if let Some((_, cut)) = newcomers.pop_front() {
+                // It may have ended just now.
+                let _ = cut.send(());
+            }
         } else if is_full {
             return None;
         }
@@ -118,7 +120,7 @@ pub(crate) fn accept(
             let stream = match listener.accept().await {
                 Ok((stream, _peer)) => stream,
                 Err(error) => {
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    sleep(ACCEPT_PAUSE).await;
                     return Some((Err(error), (listener, phase, gate, number)));
                 }
             };

@@ -1,6 +1,5 @@
 //! Taking an address.
 
-use std::io;
 use std::net::SocketAddr;
 
 use tokio::net::{TcpListener, lookup_host};
