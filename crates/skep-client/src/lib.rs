@@ -24,7 +24,7 @@ mod client;
 mod error;
 mod statement;
 
-pub use client::Client;
+pub use client::{Client, ConnectOptions};
 pub use error::{Error, Position, Result};
 pub use skep_proto::ErrorCode;
 pub use statement::{Outcome, Statement};

@@ -19,6 +19,8 @@ pub struct EngineConfig {
     /// How long a statement may take unless its session sets `skep.statement_timeout`; `None` is as
     /// long as it takes.
     pub statement_timeout: Option<Duration>,
+    /// Directories and URLs below which users may name files who are no admins.
+    pub allowed_roots: Vec<String>,
 }
 
 impl Default for EngineConfig {
@@ -30,6 +32,7 @@ impl Default for EngineConfig {
             spill_dir: None,
             target_partitions: None,
             statement_timeout: None,
+            allowed_roots: Vec::new(),
         }
     }
 }

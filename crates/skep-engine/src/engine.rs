@@ -8,6 +8,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use skep_store::{PartitionStore, StorePool};
 use tempfile::TempDir;
 
+use crate::access::{AllowedRoots, Principal};
 use crate::cache::{CacheReport, CachedTables, StoreSlot};
 use crate::catalog::{PersistentCatalog, SystemSchema, SystemTables};
 use crate::config::EngineConfig;
@@ -44,6 +45,7 @@ pub(crate) struct EngineInner {
     pub(crate) executor: Arc<dyn QueryExecutor>,
     pub(crate) system: SystemSchema,
     pub(crate) cache: Arc<CachedTables>,
+    pub(crate) roots: Arc<AllowedRoots>,
     /// Where the rows of temporary tables go.
     pub(crate) temporary_dir: PathBuf,
     /// The data directory of an engine that keeps nothing, removed with it.
@@ -74,6 +76,7 @@ impl Engine {
     pub async fn open_with(config: EngineConfig, parts: EngineParts) -> Result<Self> {
         let EngineParts { runtime, executor, system_tables, store } = parts;
         let opened = tokio::task::spawn_blocking(move || {
+            let roots = Arc::new(AllowedRoots::parse(&config.allowed_roots)?);
             let temporary_dir = config.spill_dir.clone().unwrap_or_else(std::env::temp_dir);
             let (data_dir, scratch) = match &config.data_dir {
                 Some(directory) => (directory.clone(), None),
@@ -102,6 +105,7 @@ impl Engine {
                 executor,
                 system,
                 cache,
+                roots,
                 temporary_dir,
                 _scratch: scratch,
             })
@@ -113,9 +117,14 @@ impl Engine {
         }
     }
 
-    /// Starts a session.
+    /// Starts a session that may do everything.
     pub fn session(&self) -> Session {
-        Session::new(Arc::clone(&self.inner))
+        self.session_of(Principal::anonymous())
+    }
+
+    /// Starts a session that may do what this user may.
+    pub fn session_of(&self, principal: Principal) -> Session {
+        Session::new(Arc::clone(&self.inner), principal)
     }
 
     /// Returns whether persistent tables outlive the process.

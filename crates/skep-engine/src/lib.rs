@@ -8,6 +8,7 @@
 //! **Invariant:** this crate opens no listener, reads no environment variable (object store
 //! credentials apart) and knows no cluster.
 
+mod access;
 mod cache;
 mod catalog;
 mod config;
@@ -29,6 +30,7 @@ mod task_settings;
 #[cfg(test)]
 mod tests;
 
+pub use access::{Principal, Role};
 pub use cache::{CacheLevel, CacheOptions, ClusterBy};
 pub use catalog::SystemTables;
 pub use config::EngineConfig;

@@ -20,7 +20,9 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
-use skep_engine::{Deadline, Error, LocalExecutor, QueryExecutor, QueryText, Result, mask_secrets};
+use skep_engine::{
+    Deadline, Error, LocalExecutor, Principal, QueryExecutor, QueryText, Result, mask_secrets,
+};
 use tokio::sync::mpsc;
 use tracing::info;
 
@@ -30,6 +32,7 @@ use super::driver::{Request, Submission, TaskOperators};
 use super::graph::{place, query_graph};
 use super::result::{Lease, ResultReader};
 use crate::codec;
+use crate::ids::QueryId;
 use crate::scheduler::{QuerySettings, StagePlace};
 use crate::stage_planner::{self, Place, Remake, StageOptions, StagePlan, StagePlanner};
 use crate::worker::StageProgram;
@@ -116,6 +119,7 @@ impl ClusterExecutor {
         let (notices, inbox) = mpsc::unbounded_channel();
         let deadline = context.session_config().get_extension::<Deadline>();
         let timeout = deadline.as_ref().map(|deadline| deadline.remaining());
+        self.note_owner(query, context);
         let submission = Submission {
             query,
             graph,
@@ -137,6 +141,13 @@ impl ClusterExecutor {
 }
 
 impl ClusterExecutor {
+    /// Notes whose query it is, for those who look.
+    fn note_owner(&self, query: QueryId, context: &TaskContext) {
+        if let Some(principal) = context.session_config().get_extension::<Principal>() {
+            self.shared.owners.note(query, &principal.user);
+        }
+    }
+
     /// Runs a query in this process.
     async fn run_here(
         &self,
@@ -145,6 +156,7 @@ impl ClusterExecutor {
     ) -> Result<SendableRecordBatchStream> {
         let deadline = context.session_config().get_extension::<Deadline>();
         let query = self.shared.next_query();
+        self.note_owner(query, &context);
         let begun = self.shared.local.begin(query, shown_text(&context), deadline);
         match LocalExecutor.execute(plan, context).await {
             Ok(rows) => Ok(begun.follow(rows)),

@@ -7,6 +7,7 @@
 //! - [`executor`]: the engine's [`QueryExecutor`](skep_engine::QueryExecutor) over all this.
 //! - [`system_tables`], [`analyze`]: what people see of it.
 //! - [`local_queries`]: what runs in this very process, for those who look.
+//! - [`owners`]: whose queries are whose.
 //! - [`graph`]: a query's stages as the scheduler sees them.
 //! - [`result`]: reads the last stage's outputs, and starts over where one is lost.
 //!
@@ -22,6 +23,7 @@ pub mod graph;
 pub(crate) mod local_queries;
 pub mod members;
 pub mod options;
+mod owners;
 pub mod result;
 pub mod system_tables;
 
@@ -42,6 +44,7 @@ use self::driver::{Driver, Request};
 use self::executor::ClusterExecutor;
 use self::local_queries::LocalQueries;
 use self::members::DriverMembers;
+use self::owners::Owners;
 use crate::codec::PlanDecoder;
 use crate::exchange::fetch::Fetcher;
 use crate::ids::QueryId;
@@ -66,6 +69,7 @@ pub(crate) struct Shared {
     pub(crate) fetcher: Arc<dyn Fetcher>,
     pub(crate) clock: Clock,
     pub(crate) local: Arc<LocalQueries>,
+    pub(crate) owners: Arc<Owners>,
     next_query: AtomicU64,
 }
 
@@ -111,10 +115,25 @@ impl Coordinator {
         let (driver, snapshot) = Driver::new(&options, clock, site);
         let driver = SpawnedTask::spawn(driver.run(inbox, reports));
         let next_query = AtomicU64::new(first_query(clock.started_at));
-        let local = LocalQueries::new(clock, options.scheduler.remembered_query_count);
-        let local = Arc::new(local);
-        let shared =
-            Shared { options, requests, snapshot, store, fetcher, clock, local, next_query };
+        let limits = &options.scheduler;
+        let local = Arc::new(LocalQueries::new(clock, limits.remembered_query_count));
+        let owners = Arc::new(Owners::new(
+            // Local queries are remembered beside the scheduler's.
+            2 * limits.remembered_query_count
+                + limits.running_query_count
+                + limits.queued_query_count,
+        ));
+        let shared = Shared {
+            options,
+            requests,
+            snapshot,
+            store,
+            fetcher,
+            clock,
+            local,
+            owners,
+            next_query,
+        };
         Self { shared: Arc::new(shared), _driver: driver }
     }
 
@@ -131,7 +150,7 @@ impl Coordinator {
     /// Returns what `system` shows of this cluster.
     pub fn system_tables(&self) -> Arc<ClusterTables> {
         let source: Arc<dyn ViewSource> = Arc::<Shared>::clone(&self.shared);
-        Arc::new(ClusterTables::new(source))
+        Arc::new(ClusterTables::new(source, Arc::clone(&self.shared.owners)))
     }
 
     /// Returns who is in the cluster now, and lets wait for changes.

@@ -26,7 +26,8 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 use tracing::error;
 
 use super::results::{PendingResult, PendingResults};
-use super::sessions::{BEARER, Sessions};
+use super::sessions::Sessions;
+use crate::auth::gate::Caller;
 use crate::config::ResultsConfig;
 use crate::status::{refuse, status_of};
 
@@ -61,15 +62,14 @@ impl FlightSqlService for SqlService {
 
     async fn do_handshake(
         &self,
-        _request: Request<Streaming<HandshakeRequest>>,
+        request: Request<Streaming<HandshakeRequest>>,
     ) -> Result<Response<BoxStream<'static, Result<HandshakeResponse, Status>>>, Status> {
-        let token = self.sessions.open(Instant::now())?;
-        let header = format!("{BEARER}{token}").parse();
-        let answer = HandshakeResponse { protocol_version: 0, payload: token.into() };
-        let mut response = Response::new(stream::iter([Ok(answer)]).boxed());
-        let header = header.map_err(|_invalid| Status::internal("a token is no header"))?;
-        response.metadata_mut().insert("authorization", header);
-        Ok(response)
+        let caller = Caller::of(request.extensions())?;
+        self.sessions.open(caller, Instant::now())?;
+        // The gate says the token in a header too.
+        let payload = caller.token.clone().unwrap_or_default().into();
+        let answer = HandshakeResponse { protocol_version: 0, payload };
+        Ok(Response::new(stream::iter([Ok(answer)]).boxed()))
     }
 
     async fn get_flight_info_statement(
@@ -77,7 +77,7 @@ impl FlightSqlService for SqlService {
         query: CommandStatementQuery,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        let session = self.sessions.of(request.metadata(), Instant::now())?;
+        let session = self.sessions.of(request.extensions(), Instant::now())?;
         let place = self.results.place()?;
         let executed = session.session.execute(&query.query).await;
         let stream = executed.map_err(|error| reported(&error))?;
@@ -127,7 +127,7 @@ impl FlightSqlService for SqlService {
     ) -> Result<Response<<Self as FlightService>::DoActionStream>, Status> {
         match request.get_ref().r#type.as_str() {
             CLOSE_SESSION => {
-                let session = self.sessions.of(request.metadata(), Instant::now())?;
+                let session = self.sessions.of(request.extensions(), Instant::now())?;
                 self.results.drop_of(&session.token);
                 self.sessions.close(&session.token);
                 let result = CloseSessionResult { status: CloseStatus::Closed.into() };

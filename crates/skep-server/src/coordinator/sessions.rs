@@ -1,21 +1,22 @@
-//! The sessions of clients, each behind a token that nobody can guess.
+//! The sessions of clients, by the names that the gate gives them.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use skep_engine::{Engine, Session};
+use skep_engine::{Engine, Principal, Session};
 use skep_proto::ErrorCode;
-use tonic::Status;
-use tonic::metadata::MetadataMap;
+use tonic::{Extensions, Status};
 
+use crate::auth::gate::Caller;
 use crate::config::SessionsConfig;
-use crate::secret::unguessable;
+use crate::connection::ConnectionLife;
 use crate::status::refuse;
 
-/// How a token is said, before the token itself.
-pub(super) const BEARER: &str = "Bearer ";
+/// How many closed sessions are remembered: one that was given before the coordinator started is
+/// opened again, but not if it was closed since.
+const REMEMBERED_CLOSED: usize = 4096;
 
 /// All sessions.
 ///
@@ -25,11 +26,13 @@ pub(super) struct Sessions {
     config: SessionsConfig,
     engine: Engine,
     open: Mutex<HashMap<String, Entry>>,
+    /// Oldest first.
+    closed: Mutex<VecDeque<String>>,
 }
 
 /// A session and its name. Whoever holds it, uses it.
 pub(super) struct OpenSession {
-    /// Its token.
+    /// Its name.
     pub(super) token: String,
     /// What statements run in.
     pub(super) session: Session,
@@ -38,6 +41,10 @@ pub(super) struct OpenSession {
 #[derive(Debug)]
 struct Entry {
     session: Arc<OpenSession>,
+    /// Whose it is.
+    principal: Principal,
+    /// The connection that it ends with, if any.
+    life: Option<Weak<ConnectionLife>>,
     last_used: Instant,
 }
 
@@ -51,53 +58,73 @@ impl std::fmt::Debug for OpenSession {
 impl Sessions {
     /// Makes an empty set.
     pub(super) fn new(config: SessionsConfig, engine: Engine) -> Self {
-        Self { config, engine, open: Mutex::default() }
+        Self { config, engine, open: Mutex::default(), closed: Mutex::default() }
     }
 
-    /// Opens a session and returns its token.
+    /// Opens the session that a caller names.
     ///
     /// # Errors
     /// `UNAVAILABLE` if there are too many.
-    pub(super) fn open(&self, now: Instant) -> Result<String, Status> {
+    pub(super) fn open(&self, caller: &Caller, now: Instant) -> Result<Arc<OpenSession>, Status> {
         // Making a session takes a while; nobody else should wait for it.
-        let token = unguessable();
-        let session = OpenSession { token: token.clone(), session: self.engine.session() };
-        let entry = Entry { session: Arc::new(session), last_used: now };
+        let token = caller.session.clone();
+        let session = self.engine.session_of(caller.principal.clone());
+        let session = Arc::new(OpenSession { token: token.clone(), session });
         drop(self.expire(now));
         let mut open = self.open.lock();
+        if let Some(entry) = open.get_mut(&token).filter(|it| it.principal == caller.principal) {
+            // Another request of the caller was faster.
+            entry.last_used = now;
+            return Ok(Arc::clone(&entry.session));
+        }
         if open.len() >= self.config.max_count {
             let message = format!("too many sessions: {} are open", open.len());
             let hint = "try again later, or raise max_count in [sessions]";
             return Err(refuse(ErrorCode::Unavailable, message, hint));
         }
-        open.insert(token.clone(), entry);
-        Ok(token)
+        let entry = Entry {
+            session: Arc::clone(&session),
+            principal: caller.principal.clone(),
+            life: caller.life.clone(),
+            last_used: now,
+        };
+        drop(open.insert(token, entry));
+        Ok(session)
     }
 
-    /// Returns the session that a request names.
+    /// Returns the session of a request that came through the gate.
     ///
     /// # Errors
-    /// `UNAUTHENTICATED` if it names none, or one that is not open.
+    /// `UNAUTHENTICATED` if it is not open, and not to be opened; as [`open`](Self::open) otherwise.
     pub(super) fn of(
         &self,
-        headers: &MetadataMap,
+        extensions: &Extensions,
         now: Instant,
     ) -> Result<Arc<OpenSession>, Status> {
-        let token = token(headers)?;
+        let caller = Caller::of(extensions)?;
         let mut open = self.open.lock();
-        let Some(entry) = open.get_mut(token) else {
-            return Err(refuse(
-                ErrorCode::Unauthenticated,
-                "the session has ended",
-                "it was closed, idle for too long, or of a coordinator that has restarted: connect again",
-            ));
-        };
-        entry.last_used = now;
-        Ok(Arc::clone(&entry.session))
+        match open.get_mut(&caller.session) {
+            Some(entry) if entry.principal == caller.principal => {
+                entry.last_used = now;
+                return Ok(Arc::clone(&entry.session));
+            }
+            Some(_) => return Err(ended()),
+            None => drop(open),
+        }
+        match caller.opens && !self.closed.lock().contains(&caller.session) {
+            true => self.open(caller, now),
+            false => Err(ended()),
+        }
     }
 
     /// Closes a session; its temporary tables go when nothing uses it any more.
     pub(super) fn close(&self, token: &str) {
+        let mut closed = self.closed.lock();
+        if closed.len() >= REMEMBERED_CLOSED {
+            closed.pop_front();
+        }
+        closed.push_back(token.to_owned());
+        drop(closed);
         let closed = self.open.lock().remove(token);
         drop(closed);
     }
@@ -125,26 +152,28 @@ impl Sessions {
             if Arc::strong_count(&entry.session) > 1 {
                 entry.last_used = now;
             }
-            now.saturating_duration_since(entry.last_used) >= self.config.idle_timeout
+            let is_idle =
+                now.saturating_duration_since(entry.last_used) >= self.config.idle_timeout;
+            let is_alone = entry.life.as_ref().is_some_and(|life| life.strong_count() == 0);
+            is_idle || (is_alone && Arc::strong_count(&entry.session) == 1)
         });
         extracted.map(|(_, entry)| entry).collect()
     }
 }
 
-/// Returns the token that a request says.
-fn token(headers: &MetadataMap) -> Result<&str, Status> {
-    let said = headers.get("authorization").and_then(|value| value.to_str().ok());
-    said.and_then(|said| said.strip_prefix(BEARER)).ok_or_else(|| {
-        let hint = "begin with a handshake, and say its token with each request: authorization: Bearer ...";
-        refuse(ErrorCode::Unauthenticated, "the request names no session", hint)
-    })
+fn ended() -> Status {
+    refuse(
+        ErrorCode::Unauthenticated,
+        "the session has ended",
+        "it was closed or idle for too long, or its user may do something else now: connect again",
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use skep_engine::EngineConfig;
+    use skep_engine::{EngineConfig, Role};
     use tonic::Code;
 
     use super::*;
@@ -157,53 +186,94 @@ mod tests {
         Sessions::new(SessionsConfig { max_count, idle_timeout: IDLE }, engine)
     }
 
-    fn headers(token: &str) -> MetadataMap {
-        let mut headers = MetadataMap::new();
-        headers.insert("authorization", format!("{BEARER}{token}").parse().unwrap());
-        headers
+    fn caller(session: &str) -> Caller {
+        Caller {
+            principal: Principal::anonymous(),
+            session: session.to_owned(),
+            opens: false,
+            life: None,
+            token: None,
+        }
+    }
+
+    fn request(caller: &Caller) -> Extensions {
+        let mut extensions = Extensions::new();
+        extensions.insert(caller.clone());
+        extensions
     }
 
     #[tokio::test]
-    async fn a_session_is_found_by_its_token_alone() {
+    async fn a_session_is_found_by_its_name_alone() {
         let sessions = sessions(2).await;
         let now = Instant::now();
-        let token = sessions.open(now).unwrap();
-        assert_eq!(sessions.of(&headers(&token), now).unwrap().token, token);
-        for headers in [headers("guess"), MetadataMap::new()] {
-            assert_eq!(sessions.of(&headers, now).unwrap_err().code(), Code::Unauthenticated);
+        let known = caller("a");
+        drop(sessions.open(&known, now).unwrap());
+        assert_eq!(sessions.of(&request(&known), now).unwrap().token, "a");
+        let other = Caller { principal: Principal::new("eve", Role::Admin), ..caller("a") };
+        for caller in [caller("guess"), other] {
+            let error = sessions.of(&request(&caller), now).unwrap_err();
+            assert_eq!(error.code(), Code::Unauthenticated);
         }
-        sessions.close(&token);
-        assert_eq!(sessions.of(&headers(&token), now).unwrap_err().code(), Code::Unauthenticated);
+        assert_eq!(sessions.of(&Extensions::new(), now).unwrap_err().code(), Code::Internal);
+        sessions.close("a");
+        assert_eq!(sessions.of(&request(&known), now).unwrap_err().code(), Code::Unauthenticated);
+    }
+
+    #[tokio::test]
+    async fn a_session_from_before_is_opened_again_until_it_is_closed() {
+        let sessions = sessions(2).await;
+        let now = Instant::now();
+        let before = Caller { opens: true, ..caller("before") };
+        let first = sessions.of(&request(&before), now).unwrap();
+        assert!(Arc::ptr_eq(&first, &sessions.of(&request(&before), now).unwrap()));
+        sessions.close("before");
+        assert_eq!(sessions.of(&request(&before), now).unwrap_err().code(), Code::Unauthenticated);
+    }
+
+    #[tokio::test]
+    async fn a_session_of_a_connection_ends_with_it() {
+        let sessions = sessions(2).await;
+        let now = Instant::now();
+        // Of a connection that is gone.
+        let connected = Caller { opens: true, life: Some(Weak::new()), ..caller("connection") };
+        let held = sessions.of(&request(&connected), now).unwrap();
+        sessions.sweep(now);
+        assert!(Arc::ptr_eq(&held, &sessions.of(&request(&connected), now).unwrap()));
+        let first = Arc::downgrade(&held);
+        drop(held);
+        sessions.sweep(now);
+        assert!(first.upgrade().is_none());
     }
 
     #[tokio::test]
     async fn there_are_only_so_many() {
         let sessions = sessions(1).await;
         let now = Instant::now();
-        let first = sessions.open(now).unwrap();
-        assert_eq!(sessions.open(now).unwrap_err().code(), Code::Unavailable);
-        sessions.close(&first);
-        assert!(sessions.open(now).is_ok());
+        drop(sessions.open(&caller("a"), now).unwrap());
+        assert_eq!(sessions.open(&caller("b"), now).unwrap_err().code(), Code::Unavailable);
+        sessions.close("a");
+        assert!(sessions.open(&caller("b"), now).is_ok());
         // An idle one makes room.
-        assert!(sessions.open(now + IDLE).is_ok());
+        assert!(sessions.open(&caller("c"), now + IDLE).is_ok());
     }
 
     #[tokio::test]
     async fn idle_sessions_are_closed_and_used_ones_are_not() {
         let sessions = sessions(2).await;
         let start = Instant::now();
-        let idle = sessions.open(start).unwrap();
-        let used = sessions.open(start).unwrap();
+        let (idle, used) = (request(&caller("idle")), request(&caller("used")));
+        drop(sessions.open(&caller("idle"), start).unwrap());
+        drop(sessions.open(&caller("used"), start).unwrap());
         assert!(!sessions.are_in_use());
-        let held = sessions.of(&headers(&used), start).unwrap();
+        let held = sessions.of(&used, start).unwrap();
         assert!(sessions.are_in_use());
         sessions.sweep(start + IDLE);
-        assert!(sessions.of(&headers(&idle), start + IDLE).is_err());
-        assert!(sessions.of(&headers(&used), start + IDLE).is_ok());
+        assert!(sessions.of(&idle, start + IDLE).is_err());
+        assert!(sessions.of(&used, start + IDLE).is_ok());
         drop(held);
         sessions.sweep(start + IDLE + IDLE / 2);
-        assert!(sessions.of(&headers(&used), start + IDLE).is_ok());
+        assert!(sessions.of(&used, start + IDLE).is_ok());
         sessions.sweep(start + IDLE + IDLE + IDLE);
-        assert!(sessions.of(&headers(&used), start + IDLE).is_err());
+        assert!(sessions.of(&used, start + IDLE).is_err());
     }
 }
