@@ -77,7 +77,7 @@ impl WorkerServer {
             store.clone(),
             Arc::new(runtime),
             fetcher,
-            Arc::new(PlanDecoder),
+            Arc::new(PlanDecoder::default()),
         );
         let control = ControlConfig {
             slot_count: config.slot_count,
