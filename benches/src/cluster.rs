@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use skep_client::Client;
 use skep_engine::{Engine, EngineConfig, Session};
 use skep_testkit::cluster::{ClusterShape, MultiProcess};
-use skep_testkit::slt::render_rows;
+use skep_testkit::render;
 use skep_testkit::tpch::{DataSet, Format, QUERY_COUNT, TABLES, query};
 use tokio::runtime::Builder;
 
@@ -118,8 +118,10 @@ impl Sides {
             };
             best = [best[0].min(cluster.2), best[1].min(embedded.2)];
             if run == 0 {
-                let mut answers =
-                    [render_rows(&cluster.0, &cluster.1)?, render_rows(&embedded.0, &embedded.1)?];
+                let mut answers = [
+                    render::rows(&cluster.0, &cluster.1)?,
+                    render::rows(&embedded.0, &embedded.1)?,
+                ];
                 // Rows that tie in ORDER BY come in any order.
                 answers.iter_mut().for_each(|rows| rows.sort_unstable());
                 anyhow::ensure!(answers[0] == answers[1], "the two answer differently");

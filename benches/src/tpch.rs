@@ -14,7 +14,7 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use serde_json::{Value, json};
 use skep_engine::{Engine, EngineConfig, Session};
-use skep_testkit::slt::render_rows;
+use skep_testkit::render;
 use skep_testkit::tpch::{DataSet, Format, QUERY_COUNT, TABLES, query};
 use tokio::runtime::Runtime;
 
@@ -157,7 +157,7 @@ async fn measure(engines: &Engines, number: usize, text: &str, runs: usize) -> R
         if run == 0 {
             row_count = skep.1.iter().map(RecordBatch::num_rows).sum();
             let mut answers =
-                [render_rows(&skep.0, &skep.1)?, render_rows(&datafusion.0, &datafusion.1)?];
+                [render::rows(&skep.0, &skep.1)?, render::rows(&datafusion.0, &datafusion.1)?];
             // Rows that tie in ORDER BY come in any order.
             answers.iter_mut().for_each(|rows| rows.sort_unstable());
             anyhow::ensure!(answers[0] == answers[1], "skep and DataFusion answer differently");

@@ -7,7 +7,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use skep_client::Client;
 use skep_testkit::cluster::{ClusterShape, MultiProcess, WorkerProcess};
-use skep_testkit::slt::render_rows;
+use skep_testkit::render;
 use tempfile::TempDir;
 
 /// How long anything may take that a test waits for.
@@ -113,7 +113,7 @@ pub(crate) async fn rows(
 }
 
 fn rendered(schema: &SchemaRef, batches: &[RecordBatch]) -> Vec<Vec<String>> {
-    render_rows(schema, batches).unwrap()
+    render::rows(schema, batches).unwrap()
 }
 
 /// A row of `system.tasks`.

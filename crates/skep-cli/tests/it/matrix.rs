@@ -5,7 +5,7 @@ use std::path::Path;
 use skep_client::Client;
 use skep_engine::{Engine, EngineConfig};
 use skep_testkit::cluster::{ClusterShape, InProcess};
-use skep_testkit::slt::render_rows;
+use skep_testkit::render;
 use skep_testkit::tpch::{DataSet, QUERY_COUNT, TABLES, query};
 use tokio::runtime::{Builder, Runtime};
 
@@ -62,7 +62,7 @@ async fn embedded_answers(directory: &Path) -> Vec<Rows> {
     for number in 1..=QUERY_COUNT {
         let stream = session.execute(&query(number, DATA.scale)).await.unwrap();
         let schema = stream.schema();
-        answers.push(render_rows(&schema, &stream.collect().await.unwrap()).unwrap());
+        answers.push(render::rows(&schema, &stream.collect().await.unwrap()).unwrap());
     }
     answers
 }

@@ -15,7 +15,7 @@ use skep_engine::{Engine, EngineConfig, Session};
 use skep_testkit::cluster::{Signal, signal};
 use skep_testkit::object_server::ObjectServer;
 use skep_testkit::proxy::Proxy;
-use skep_testkit::slt::render_rows;
+use skep_testkit::render;
 
 use crate::cluster::{Cluster, PATIENCE, TaskRow, rows};
 use crate::role::Role;
@@ -73,7 +73,7 @@ async fn embedded_answer(statements: &[String], query: &str) -> Rows {
     }
     let stream = session.execute(query).await.unwrap();
     let schema = stream.schema();
-    render_rows(&schema, &stream.collect().await.unwrap()).unwrap()
+    render::rows(&schema, &stream.collect().await.unwrap()).unwrap()
 }
 
 /// A query that stands still at a held file.
@@ -253,7 +253,7 @@ async fn a_worker_killed_while_rows_are_fetched_loses_and_doubles_none() {
     while let Some(batch) = statement.next().await {
         batches.push(batch.unwrap());
     }
-    let mut answer = render_rows(&schema, &batches).unwrap();
+    let mut answer = render::rows(&schema, &batches).unwrap();
     answer.sort_unstable();
     expected.sort_unstable();
     assert!(answer == expected, "{} rows, not {}", answer.len(), expected.len());

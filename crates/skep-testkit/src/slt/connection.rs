@@ -16,8 +16,8 @@ use tokio::sync::Mutex;
 
 use super::column_type::ColumnType;
 use super::placeholders::Placeholders;
-use super::render;
 use crate::cluster::{ClusterShape, InProcess, MultiProcess};
+use crate::render;
 
 /// What the harness does itself: closes the engine and opens it again on the same data directory.
 const RESTART: &str = "RESTART ENGINE";

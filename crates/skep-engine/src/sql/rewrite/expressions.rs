@@ -139,34 +139,17 @@ fn escaped_pattern(pattern: &str, escape: Option<char>) -> Result<String, Error>
 
 /// Refuses `ANY` and `ALL` of a subquery in a select list, where no join can stand for them.
 fn refuse_set_comparison(item: &SelectItem) -> ControlFlow<Error> {
-    struct SetComparison {
-        query_depth: usize,
-    }
-    impl Visitor for SetComparison {
-        type Break = Error;
-        fn pre_visit_query(&mut self, _query: &Query) -> ControlFlow<Error> {
-            self.query_depth += 1;
-            ControlFlow::Continue(())
+    syntax::own_expressions(item, |expr| match expr {
+        Expr::AnyOp { right, .. } | Expr::AllOp { right, .. }
+            if matches!(right.as_ref(), Expr::Subquery(_)) =>
+        {
+            ControlFlow::Break(Error::unsupported(
+                "ANY or ALL of a subquery in a select list",
+                "use it in WHERE, or compare with min, max or count of the subquery",
+            ))
         }
-        fn post_visit_query(&mut self, _query: &Query) -> ControlFlow<Error> {
-            self.query_depth -= 1;
-            ControlFlow::Continue(())
-        }
-        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Error> {
-            match expr {
-                Expr::AnyOp { right, .. } | Expr::AllOp { right, .. }
-                    if self.query_depth == 0 && matches!(right.as_ref(), Expr::Subquery(_)) =>
-                {
-                    ControlFlow::Break(Error::unsupported(
-                        "ANY or ALL of a subquery in a select list",
-                        "use it in WHERE, or compare with min, max or count of the subquery",
-                    ))
-                }
-                _ => ControlFlow::Continue(()),
-            }
-        }
-    }
-    item.visit(&mut SetComparison { query_depth: 0 })
+        _ => ControlFlow::Continue(()),
+    })
 }
 
 /// Gives a select item that will be rewritten the name of what the user wrote.
@@ -279,29 +262,7 @@ impl Membership {
 
 /// Tells whether an expression has a column of its own query.
 fn has_column(expr: &Expr) -> bool {
-    struct Columns {
-        query_depth: usize,
-    }
-    impl Visitor for Columns {
-        type Break = ();
-        fn pre_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
-            self.query_depth += 1;
-            ControlFlow::Continue(())
-        }
-        fn post_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
-            self.query_depth -= 1;
-            ControlFlow::Continue(())
-        }
-        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-            match expr {
-                Expr::Identifier(_) | Expr::CompoundIdentifier(_) if self.query_depth == 0 => {
-                    ControlFlow::Break(())
-                }
-                _ => ControlFlow::Continue(()),
-            }
-        }
-    }
-    expr.visit(&mut Columns { query_depth: 0 }).is_break()
+    syntax::has_own(expr, |expr| matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_)))
 }
 
 /// Rewrites the terms `constant NOT IN (q)` in the conditions of inner joins.

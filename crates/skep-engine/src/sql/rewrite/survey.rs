@@ -13,7 +13,7 @@ use datafusion::sql::sqlparser::ast::{
     TableFactor, TableWithJoins, Value, Visit, Visitor, WindowType,
 };
 
-use super::syntax::function_name;
+use super::syntax::{self, function_name};
 use crate::error::{Error, Position, Result};
 
 /// What may be surveyed; a bound of its own so that callers need not name the visitor.
@@ -301,41 +301,20 @@ fn has_subquery(select: &Select) -> bool {
 
 /// Refuses window functions in a clause that chooses rows before there are windows.
 fn refuse_window(clause: &str, filter: Option<&Expr>) -> ControlFlow<Error> {
-    struct Windowed<'a> {
-        clause: &'a str,
-        query_depth: usize,
-    }
-    impl Visitor for Windowed<'_> {
-        type Break = Error;
-        fn pre_visit_query(&mut self, _query: &Query) -> ControlFlow<Error> {
-            self.query_depth += 1;
-            ControlFlow::Continue(())
+    let Some(filter) = filter else { return ControlFlow::Continue(()) };
+    syntax::own_expressions(filter, |expr| match expr {
+        Expr::Function(function) if function.over.is_some() => {
+            let name = function.name.0.last().and_then(|part| part.as_ident());
+            let start = name.map(|ident| ident.span.start).filter(|start| start.line > 0);
+            let hint = "use QUALIFY, or compute it in a subquery and filter that";
+            ControlFlow::Break(Error::Plan {
+                message: format!("window functions are not allowed in {clause}"),
+                position: start.map(|start| Position { line: start.line, column: start.column }),
+                hint: Some(hint.to_owned()),
+            })
         }
-        fn post_visit_query(&mut self, _query: &Query) -> ControlFlow<Error> {
-            self.query_depth -= 1;
-            ControlFlow::Continue(())
-        }
-        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Error> {
-            match expr {
-                Expr::Function(function) if self.query_depth == 0 && function.over.is_some() => {
-                    let name = function.name.0.last().and_then(|part| part.as_ident());
-                    let start = name.map(|ident| ident.span.start).filter(|start| start.line > 0);
-                    let hint = "use QUALIFY, or compute it in a subquery and filter that";
-                    ControlFlow::Break(Error::Plan {
-                        message: format!("window functions are not allowed in {}", self.clause),
-                        position: start
-                            .map(|start| Position { line: start.line, column: start.column }),
-                        hint: Some(hint.to_owned()),
-                    })
-                }
-                _ => ControlFlow::Continue(()),
-            }
-        }
-    }
-    match filter {
-        Some(filter) => filter.visit(&mut Windowed { clause, query_depth: 0 }),
-        None => ControlFlow::Continue(()),
-    }
+        _ => ControlFlow::Continue(()),
+    })
 }
 
 fn is_comparison(op: &BinaryOperator) -> bool {
@@ -361,33 +340,12 @@ fn has_placeholder(expr: &Expr) -> bool {
 
 /// Returns whether an aggregate of this very `SELECT` stands in an expression.
 fn has_aggregate(expr: &Expr) -> bool {
-    struct Aggregate {
-        query_depth: usize,
-    }
-    impl Visitor for Aggregate {
-        type Break = ();
-        fn pre_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
-            self.query_depth += 1;
-            ControlFlow::Continue(())
+    syntax::has_own(expr, |expr| match expr {
+        Expr::Function(function) => {
+            function.over.is_none() && AGGREGATES.contains(&function_name(function))
         }
-        fn post_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
-            self.query_depth -= 1;
-            ControlFlow::Continue(())
-        }
-        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-            match expr {
-                Expr::Function(function)
-                    if self.query_depth == 0
-                        && function.over.is_none()
-                        && AGGREGATES.contains(&function_name(function)) =>
-                {
-                    ControlFlow::Break(())
-                }
-                _ => ControlFlow::Continue(()),
-            }
-        }
-    }
-    expr.visit(&mut Aggregate { query_depth: 0 }).is_break()
+        _ => false,
+    })
 }
 
 /// Names of aggregate functions that no scalar function has.

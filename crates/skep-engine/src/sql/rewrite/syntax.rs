@@ -1,10 +1,13 @@
-//! Pieces of syntax tree, made by hand.
+//! Pieces of syntax tree, made by hand, and a walk over them.
+
+use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
     FunctionArguments, GroupByExpr, Ident, ObjectName, Query, Select, SelectFlavor, SelectItem,
-    SetExpr, TableAlias, TableFactor, TableWithJoins, Value, WildcardAdditionalOptions,
+    SetExpr, TableAlias, TableFactor, TableWithJoins, Value, Visit, Visitor,
+    WildcardAdditionalOptions,
 };
 
 /// Marks the statement's own names apart from ours; a noncharacter, so nobody types it by chance.
@@ -18,6 +21,44 @@ pub(super) fn normalize(ident: &Ident) -> String {
 /// Returns an identifier that stands for exactly `name`.
 pub(super) fn quoted(name: impl Into<String>) -> Ident {
     Ident::with_quote('"', name.into())
+}
+
+/// Walks the expressions of a node that are part of its own query, not of one inside it.
+pub(super) fn own_expressions<B>(
+    node: &impl Visit,
+    visit: impl FnMut(&Expr) -> ControlFlow<B>,
+) -> ControlFlow<B> {
+    struct Own<F> {
+        query_depth: usize,
+        visit: F,
+    }
+    impl<B, F: FnMut(&Expr) -> ControlFlow<B>> Visitor for Own<F> {
+        type Break = B;
+        fn pre_visit_query(&mut self, _query: &Query) -> ControlFlow<B> {
+            self.query_depth += 1;
+            ControlFlow::Continue(())
+        }
+        fn post_visit_query(&mut self, _query: &Query) -> ControlFlow<B> {
+            self.query_depth -= 1;
+            ControlFlow::Continue(())
+        }
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<B> {
+            if self.query_depth > 0 {
+                return ControlFlow::Continue(());
+            }
+            (self.visit)(expr)
+        }
+    }
+    node.visit(&mut Own { query_depth: 0, visit })
+}
+
+/// Tells whether a node has an expression of its own query that passes a test.
+pub(super) fn has_own(node: &impl Visit, test: impl Fn(&Expr) -> bool) -> bool {
+    let visit = |expr: &Expr| match test(expr) {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    };
+    own_expressions(node, visit).is_break()
 }
 
 /// Makes `SELECT projection FROM from`.
