@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use skep_client::Client;
 use skep_testkit::cluster::{ClusterShape, MultiProcess};
-use skep_testkit::slt::render_rows;
+use skep_testkit::render;
 use skep_testkit::tpch::{DataSet, Table};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
@@ -122,7 +122,7 @@ pub(crate) async fn time(client: &Client, text: &str) -> Result<(Rows, Duration)
     let schema = statement.schema();
     let batches = statement.collect().await?;
     let elapsed = begin.elapsed();
-    Ok((render_rows(&schema, &batches)?, elapsed))
+    Ok((render::rows(&schema, &batches)?, elapsed))
 }
 
 /// Makes the runtime of a benchmark.
