@@ -7,6 +7,10 @@
 mod baseline;
 mod cluster;
 mod memory;
+mod processes;
+mod recovery;
+mod scheduling;
+mod spill;
 mod startup;
 mod tpch;
 
@@ -37,6 +41,12 @@ enum Benchmark {
     Startup(startup::StartupArguments),
     /// The peak resident memory of one `skep` process that runs the 22 queries under a limit.
     Memory(memory::MemoryArguments),
+    /// A query of several stages, undisturbed and with a worker killed at half time.
+    Recovery(recovery::RecoveryArguments),
+    /// Thousands of tasks that do nothing, and one task end to end.
+    Scheduling(scheduling::SchedulingArguments),
+    /// A query whose exchanges are three times the workers' memory, and with memory enough.
+    Spill(spill::SpillArguments),
 }
 
 fn main() -> Result<()> {
@@ -46,6 +56,9 @@ fn main() -> Result<()> {
         Benchmark::Cluster(arguments) => cluster::run(&arguments)?,
         Benchmark::Startup(arguments) => startup::run(&arguments)?,
         Benchmark::Memory(arguments) => memory::run(&arguments)?,
+        Benchmark::Recovery(arguments) => recovery::run(&arguments)?,
+        Benchmark::Scheduling(arguments) => scheduling::run(&arguments)?,
+        Benchmark::Spill(arguments) => spill::run(&arguments)?,
     };
     if arguments.save { baseline::save(&name, &figures) } else { Ok(()) }
 }

@@ -84,7 +84,7 @@ impl WorkerServer {
             store.clone(),
             Arc::new(runtime),
             fetcher,
-            Arc::new(PlanDecoder),
+            Arc::new(PlanDecoder::default()),
         );
         let control = ControlConfig {
             tls: tls.as_ref().map(|tls| tls.client.clone()),

@@ -114,6 +114,11 @@ impl PartitionWriter {
         Ok(self.counts.clone())
     }
 
+    /// Returns how many bytes of its outputs lie in files so far, as they are there.
+    pub fn spilled_bytes(&self) -> u64 {
+        self.open.outputs.iter().map(|output| output.sizes().1).sum()
+    }
+
     /// Returns the writer's name.
     pub fn key(&self) -> &WriterKey {
         &self.open.key

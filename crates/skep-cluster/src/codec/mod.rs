@@ -29,4 +29,4 @@ mod wire;
 mod tests;
 
 pub use plan_decoder::PlanDecoder;
-pub use stage::{DecodedStage, decode_stage, encode_stage};
+pub use stage::{DecodedStage, decode_stage, encode_settings, encode_stage, encode_stage_with};

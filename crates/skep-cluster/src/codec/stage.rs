@@ -41,13 +41,33 @@ pub struct DecodedStage {
 /// # Errors
 /// If a part of the stage cannot travel; the text says which.
 pub fn encode_stage(stage: &Stage, context: &TaskContext) -> Result<EncodedStage> {
+    encode_stage_with(stage, &encode_settings(context)?, context)
+}
+
+/// Writes the settings of the session that `context` belongs to, with its secrets: once for all
+/// stages of a query.
+///
+/// # Errors
+/// If they cannot be written, which would be a defect.
+pub fn encode_settings(context: &TaskContext) -> Result<Bytes> {
+    Ok(TaskSettings::of(context).to_bytes()?.into())
+}
+
+/// Writes a stage as [`encode_stage`] does, with what [`encode_settings`] made of `context`.
+///
+/// # Errors
+/// As of [`encode_stage`].
+pub fn encode_stage_with(
+    stage: &Stage,
+    settings: &Bytes,
+    context: &TaskContext,
+) -> Result<EncodedStage> {
     let program = write(&stage.plan, &stage.output, stage.task_count)?;
     let decoded = decode_stage(&program, context)?;
     if let Some(difference) = difference(stage, &decoded) {
         return not_impl_err!("stage {} does not travel: {difference}", stage.id);
     }
-    let settings = TaskSettings::of(context).to_bytes()?;
-    Ok(EncodedStage { program, settings: settings.into() })
+    Ok(EncodedStage { program, settings: settings.clone() })
 }
 
 /// Reads a stage for one attempt, in a context of [`TaskSettings::task_context`].

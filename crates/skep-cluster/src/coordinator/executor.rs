@@ -83,13 +83,14 @@ impl ClusterExecutor {
             return Ok(Route::Here(format!("reads no more than {bound} bytes of files")));
         }
         let mut programs = Vec::with_capacity(stages.stages.len());
+        let settings = codec::encode_settings(context)?;
         for (stage, place) in stages.stages.iter().zip(places) {
             programs.push(match place {
                 StagePlace::Coordinator => StageProgram::Live {
                     stage: Arc::new(stage.clone()),
                     context: Arc::clone(context),
                 },
-                StagePlace::Workers => match codec::encode_stage(stage, context) {
+                StagePlace::Workers => match codec::encode_stage_with(stage, &settings, context) {
                     Ok(encoded) => StageProgram::Encoded(encoded),
                     Err(error) => {
                         let why = format!("stage {} cannot travel: {error}", stage.id);

@@ -109,7 +109,7 @@ impl Coordinator {
             store.clone(),
             Arc::new(runtime),
             Arc::clone(&fetcher),
-            Arc::new(PlanDecoder),
+            Arc::new(PlanDecoder::default()),
         );
         let clock = Clock::start();
         let (driver, snapshot) = Driver::new(&options, clock, site);

@@ -51,7 +51,7 @@ pub struct TaskOutput {
     pub bytes: Vec<u64>,
     /// Bytes read.
     pub input_bytes: u64,
-    /// Bytes spilled on the way.
+    /// Bytes written to files on the way: by its operators, and of its output until that was sealed.
     pub spilled_bytes: u64,
 }
 

@@ -25,7 +25,7 @@ use crate::exchange::fetch::{Fetcher, RemoteOutput, TaskFetcher};
 use crate::exchange::plan::{ExchangePart, ExchangeSource};
 use crate::ids::StageId;
 use crate::scheduler::{FetchFault, Site, Source, TaskAttempt};
-use crate::store::{PartitionKey, PartitionStore};
+use crate::store::{PartitionKey, PartitionStore, data_bytes};
 
 /// Where sites are: HOST:PORT of each.
 pub(super) type Peers = HashMap<Site, String>;
@@ -58,9 +58,8 @@ pub(super) struct AttemptInputs {
     peers: Arc<Peers>,
     /// By stage and partition of the producer.
     sources: Vec<Source>,
-    /// Of each source, whether its bytes have been counted.
-    is_counted: Vec<AtomicBool>,
-    bytes: AtomicU64,
+    /// Bytes that the rows read so far need in memory.
+    bytes: Arc<AtomicU64>,
     fetcher: Arc<dyn Fetcher>,
     copies: Arc<Copies>,
     /// Whether other tasks here are likely to read what all tasks of the stage read.
@@ -79,14 +78,12 @@ impl AttemptInputs {
         copies: Arc<Copies>,
     ) -> Self {
         sources.sort_unstable_by_key(place);
-        let is_counted = sources.iter().map(|_source| AtomicBool::new(false)).collect();
         Self {
             site,
             store,
             peers,
             sources,
-            is_counted,
-            bytes: AtomicU64::new(0),
+            bytes: Arc::default(),
             fetcher,
             copies,
             shares: AtomicBool::new(false),
@@ -117,8 +114,7 @@ impl AttemptInputs {
         self.copies.read(&self.store, producer, Arc::clone(schema), original, lost)
     }
 
-    /// Returns the bytes of what was opened: exact for this site's own, as the launch said for
-    /// others'.
+    /// Returns the bytes of what was opened of this site's own, and of what came from others.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -145,19 +141,20 @@ impl AttemptInputs {
         schema: &SchemaRef,
         context: &TaskContext,
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-        let Source { producer, site, bytes } = self.sources[idx];
+        let Source { producer, site, .. } = self.sources[idx];
         let Some(address) = self.peers.get(&site).cloned() else {
             let error = Error::internal(format!("nobody has said where {site} is"));
             return Err(InputError { producer, site, fault: FetchFault::Refused, error }.into());
         };
-        if !self.is_counted[idx].swap(true, Ordering::Relaxed) {
-            self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        }
         let fetcher =
             self.task_fetcher.get_or_init(|| self.fetcher.for_task(context.memory_pool()));
         let wanted = RemoteOutput { address, producer, output, start_batch: 0 };
+        let bytes = Arc::clone(&self.bytes);
+        let count = move |batch: &RecordBatch| {
+            bytes.fetch_add(data_bytes(batch) as u64, Ordering::Relaxed);
+        };
         let batches = fetcher.open(wanted, Arc::clone(schema)).map(move |batch| {
-            batch.map_err(|failure| {
+            batch.inspect(&count).map_err(|failure| {
                 let (fault, error) = (failure.fault, failure.error);
                 InputError { producer, site, fault, error }.into()
             })

@@ -90,11 +90,12 @@ impl OutputWriter {
         self.bound().await
     }
 
-    /// Writes what waits and makes all readable.
+    /// Writes what waits and makes all readable; returns what is in each output, and how many bytes
+    /// of them went to files before they were sealed.
     ///
     /// # Errors
     /// As of [`write`](Self::write).
-    pub(super) async fn seal(mut self) -> Result<Vec<PartitionCounts>> {
+    pub(super) async fn seal(mut self) -> Result<(Vec<PartitionCounts>, u64)> {
         if let Some(only) = self.first.take() {
             self.lanes.is_passing = true;
             self.split(only)?;
@@ -102,7 +103,8 @@ impl OutputWriter {
         self.lanes.flush_all()?;
         self.append_ready().await?;
         self.reservation.free();
-        Ok(self.writer.seal().await?)
+        let spilled_bytes = self.writer.spilled_bytes();
+        Ok((self.writer.seal().await?, spilled_bytes))
     }
 
     fn split(&mut self, batch: RecordBatch) -> Result<()> {

@@ -62,7 +62,7 @@ impl Task {
             Ok(mut output) => {
                 let operators = metrics::collect(&task.plan, task.scope);
                 output.input_bytes = inputs.bytes();
-                output.spilled_bytes = metrics::spilled_bytes(&operators);
+                output.spilled_bytes += metrics::spilled_bytes(&operators);
                 TaskOutcome::Finished { output, operators }
             }
             Err(error) => match failure::outside_the_query(&error) {
@@ -107,12 +107,12 @@ async fn drive(
         output.write(batch).await?;
     }
     drop(stream);
-    let counts = output.seal().await?;
+    let (counts, spilled_bytes) = output.seal().await?;
     Ok(TaskOutput {
         rows: counts.iter().map(|counts| counts.rows).sum(),
         bytes: counts.iter().map(|counts| counts.bytes).collect(),
         input_bytes: 0,
-        spilled_bytes: 0,
+        spilled_bytes,
     })
 }
 

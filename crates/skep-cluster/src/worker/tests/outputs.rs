@@ -155,7 +155,7 @@ async fn what_waits_is_accounted_and_bounded() {
             assert!(pool.reserved() <= bound, "{}", pool.reserved());
         }
         assert!(peak > bound / 4, "{peak}");
-        let counts = output.seal().await.unwrap();
+        let (counts, _) = output.seal().await.unwrap();
         assert_eq!(counts.iter().map(|counts| counts.rows).sum::<u64>(), 30_000);
         // Fewer batches than pieces, in spite of the bound.
         let batches: u64 = counts.iter().map(|counts| counts.batches).sum();
@@ -172,7 +172,7 @@ async fn without_memory_nothing_waits_and_all_is_written() {
     for i in 0..20 {
         output.write(texts(i * 100, 100)).await.unwrap();
     }
-    let counts = output.seal().await.unwrap();
+    let (counts, _) = output.seal().await.unwrap();
     assert_eq!(counts.iter().map(|counts| counts.rows).sum::<u64>(), 2000);
     assert_eq!(pool.reserved(), 0);
 }
