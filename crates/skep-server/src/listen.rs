@@ -1,13 +1,16 @@
 //! Taking an address, and connections that can be cut.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt};
 use futures::{Stream, stream};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::sync::watch;
@@ -66,20 +69,74 @@ pub(crate) fn advertised(address: Option<&str>, local: SocketAddr) -> Result<Str
     }
 }
 
+/// Who is connected.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Peers(Arc<Mutex<HashMap<SocketAddr, Life>>>);
+
+/// The life of a connection, seen from elsewhere.
+#[derive(Debug, Clone)]
+pub(crate) struct Life(Weak<()>);
+
+/// A connection's entry among the peers, which ends with it.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    peers: Peers,
+    place: SocketAddr,
+    alive: Arc<()>,
+}
+
+impl Peers {
+    /// Notes a new connection.
+    pub(crate) fn arrived(&self, place: SocketAddr) -> Arrival {
+        let alive = Arc::new(());
+        self.0.lock().insert(place, Life(Arc::downgrade(&alive)));
+        Arrival { peers: self.clone(), place, alive }
+    }
+
+    /// Returns the life of the connection from a place, if there is one.
+    pub(crate) fn life(&self, place: SocketAddr) -> Option<Life> {
+        self.0.lock().get(&place).filter(|life| !life.is_over()).cloned()
+    }
+}
+
+impl Life {
+    /// Returns whether the connection is gone.
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+
+    /// Returns whether this is the same connection.
+    pub(crate) fn ptr_eq(&self, other: &Self) -> bool {
+        self.0.ptr_eq(&other.0)
+    }
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        let mine = Life(Arc::downgrade(&self.alive));
+        let mut peers = self.peers.0.lock();
+        // Another connection may have come from the same place.
+        if peers.get(&self.place).is_some_and(|known| known.ptr_eq(&mine)) {
+            peers.remove(&self.place);
+        }
+    }
+}
+
 /// Returns the connections that come in, until the server is cut.
 pub(crate) fn accept(
     listener: TcpListener,
     phase: watch::Receiver<Phase>,
+    peers: Peers,
 ) -> impl Stream<Item = io::Result<Connection>> + Send {
-    stream::unfold((listener, phase), |(listener, phase)| async move {
-        let accepted = listener.accept().await.and_then(|(stream, _peer)| {
+    stream::unfold((listener, phase, peers), |(listener, phase, peers)| async move {
+        let accepted = listener.accept().await.and_then(|(stream, peer)| {
             stream.set_nodelay(true)?;
-            Ok(Connection::new(stream, phase.clone()))
+            Ok(Connection::new(stream, phase.clone(), peers.arrived(peer)))
         });
         if accepted.is_err() {
             tokio::time::sleep(ACCEPT_PAUSE).await;
         }
-        Some((accepted, (listener, phase)))
+        Some((accepted, (listener, phase, peers)))
     })
 }
 
@@ -90,15 +147,16 @@ pub(crate) struct Connection {
     /// Ready once it is to break off.
     cut: BoxFuture<'static, ()>,
     is_cut: bool,
+    _arrival: Arrival,
 }
 
 impl Connection {
-    fn new(stream: TcpStream, mut phase: watch::Receiver<Phase>) -> Self {
+    fn new(stream: TcpStream, mut phase: watch::Receiver<Phase>, arrival: Arrival) -> Self {
         let cut = async move {
             // An error says that the server is gone.
             let _ = phase.wait_for(|phase| *phase == Phase::Cut).await;
         };
-        Self { stream, cut: cut.boxed(), is_cut: false }
+        Self { stream, cut: cut.boxed(), is_cut: false, _arrival: arrival }
     }
 
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
@@ -211,12 +269,29 @@ mod tests {
     async fn a_cut_connection_breaks_off_while_it_waits() {
         let listener = bind("127.0.0.1:0", false).await.unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (stream, _) = listener.accept().await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
         let (phase, watched) = watch::channel(Phase::Serving);
-        let mut connection = Connection::new(stream, watched);
+        let peers = Peers::default();
+        let mut connection = Connection::new(stream, watched, peers.arrived(peer));
         let reading = async { connection.read_u8().await.unwrap_err().kind() };
         let cutting = async { phase.send(Phase::Cut).unwrap() };
         let (kind, ()) = tokio::join!(reading, cutting);
         assert_eq!(kind, io::ErrorKind::ConnectionAborted);
+    }
+
+    #[test]
+    fn a_peer_is_there_as_long_as_its_connection() {
+        let (peers, place) = (Peers::default(), SocketAddr::from(([127, 0, 0, 1], 1)));
+        let first = peers.arrived(place);
+        let life = peers.life(place).unwrap();
+        // Its place was taken again before its end was seen.
+        let second = peers.arrived(place);
+        assert!(!peers.life(place).unwrap().ptr_eq(&life));
+        drop(first);
+        assert!(life.is_over());
+        assert!(peers.life(place).is_some());
+        drop(second);
+        assert!(peers.life(place).is_none());
+        assert!(peers.0.lock().is_empty());
     }
 }

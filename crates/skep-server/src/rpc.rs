@@ -13,7 +13,7 @@ use tracing::warn;
 
 use crate::config::GrpcConfig;
 use crate::error::{Error, Result};
-use crate::listen::{Phase, accept};
+use crate::listen::{Peers, Phase, accept};
 
 /// A gRPC server that runs. Dropping it cuts its connections.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(crate) struct RpcServer {
 }
 
 impl RpcServer {
-    /// Begins to serve.
+    /// Begins to serve; `peers` tells who is connected.
     ///
     /// # Errors
     /// [`Error::Internal`] if the system does not tell where it listens.
@@ -32,12 +32,13 @@ impl RpcServer {
         listener: TcpListener,
         routes: Routes,
         config: &GrpcConfig,
+        peers: Peers,
     ) -> Result<Self> {
         let address = listener
             .local_addr()
             .map_err(|error| Error::Internal { message: format!("no local address: {error}") })?;
         let (phase, watched) = watch::channel(Phase::Serving);
-        let connections = accept(listener, watched.clone());
+        let connections = accept(listener, watched.clone(), peers);
         let router = Server::builder()
             // A stream that HTTP/2 made wait could be one that another waits for; what serves bounds
             // its streams by refusing them.

@@ -24,7 +24,7 @@ use tracing::info;
 use crate::config::WorkerConfig;
 use crate::error::{Error, Result};
 use crate::io_runtime::IoRuntime;
-use crate::listen::{advertised, bind};
+use crate::listen::{Peers, advertised, bind};
 use crate::rpc::RpcServer;
 
 /// A worker that runs. Dropping it ends it at once, without a goodbye.
@@ -104,7 +104,7 @@ impl WorkerServer {
         let routes = Routes::new(flight).add_service(health_service);
         let (rpc, control) = {
             let _within = io.enter();
-            let rpc = RpcServer::start(listener, routes, &config.grpc)?;
+            let rpc = RpcServer::start(listener, routes, &config.grpc, Peers::default())?;
             let told = async move {
                 let _ = stopped.wait_for(|stopped| *stopped).await;
             };

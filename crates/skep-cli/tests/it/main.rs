@@ -5,6 +5,7 @@
 mod batch;
 mod cluster;
 mod errors;
+mod flight;
 mod formats;
 mod matrix;
 mod object_stores;

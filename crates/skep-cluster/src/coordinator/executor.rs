@@ -20,7 +20,7 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
-use skep_engine::{Error, LocalExecutor, QueryExecutor, QueryText, Result};
+use skep_engine::{Error, LocalExecutor, QueryExecutor, QueryTag, QueryText, Result};
 use tokio::sync::mpsc;
 use tracing::info;
 
@@ -30,6 +30,7 @@ use super::driver::{Request, Submission, TaskOperators};
 use super::graph::{place, query_graph};
 use super::result::ResultReader;
 use crate::codec;
+use crate::ids::QueryId;
 use crate::scheduler::{QuerySettings, StagePlace};
 use crate::stage_planner::{self, Place, StageOptions, StagePlan, StagePlanner};
 use crate::worker::StageProgram;
@@ -106,7 +107,9 @@ impl ClusterExecutor {
         keeps_operators: bool,
     ) -> Result<ResultReader> {
         let shared = &self.shared;
-        let query = shared.next_query();
+        let tag = context.session_config().get_extension::<QueryTag>();
+        let named = tag.and_then(|tag| tag.take()).map(QueryId);
+        let query = named.unwrap_or_else(|| shared.next_query());
         let graph = query_graph(stages).map_err(DataFusionError::from)?;
         let result = stages.stages.last().ok_or_else(|| internal("a query without a stage"))?;
         #[expect(

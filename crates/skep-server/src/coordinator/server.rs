@@ -20,7 +20,7 @@ use super::wiring::{ProcessExchanges, Wiring};
 use crate::config::CoordinatorConfig;
 use crate::error::{Error, Result};
 use crate::http::{HttpServer, Readiness};
-use crate::listen::{advertised, bind};
+use crate::listen::{Peers, advertised, bind};
 use crate::rpc::RpcServer;
 
 /// How often idle sessions and results that nobody fetched are looked for.
@@ -67,9 +67,12 @@ impl CoordinatorServer {
             .map_err(|error| Error::Internal { message: format!("no local address: {error}") })?;
         let data_address = advertised(config.advertise.as_deref(), local)?;
         let wiring = Wiring::start(&config, data_address).await?;
-        let sessions = Arc::new(Sessions::new(config.sessions.clone(), wiring.engine().clone()));
+        let peers = Peers::default();
+        let engine = wiring.engine().clone();
+        let sessions = Arc::new(Sessions::new(config.sessions.clone(), engine, peers.clone()));
         let results = Arc::new(PendingResults::new(config.results.clone()));
-        let sql = SqlService::new(Arc::clone(&sessions), Arc::clone(&results), &config.results);
+        let (sessions_of, results_of) = (Arc::clone(&sessions), Arc::clone(&results));
+        let sql = SqlService::new(sessions_of, results_of, wiring.monitor(), &config)?;
         let front = Front::new(sql, wiring.exchanges());
         let flight = FlightServiceServer::new(front)
             .max_decoding_message_size(config.grpc.max_message_bytes)
@@ -77,7 +80,7 @@ impl CoordinatorServer {
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<FlightServiceServer<Front<ProcessExchanges>>>().await;
         let routes = wiring.add_control(Routes::new(flight).add_service(health_service));
-        let rpc = RpcServer::start(listener, routes, &config.grpc)?;
+        let rpc = RpcServer::start(listener, routes, &config.grpc, peers)?;
         let is_draining = AtomicBool::new(false);
         let state = Arc::new(State { sessions, results, wiring, is_draining });
         let http = match http_listener {

@@ -9,7 +9,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use skep_cluster::control::{ControlService, ControlServiceConfig, Members};
-use skep_cluster::coordinator::{Coordinator, CoordinatorOptions};
+use skep_cluster::coordinator::{Coordinator, CoordinatorOptions, QueryMonitor};
 use skep_cluster::exchange::config::{FetchConfig, ServeConfig};
 use skep_cluster::exchange::flight_fetch::FlightFetcher;
 use skep_cluster::exchange::serve::ExchangeServer;
@@ -29,6 +29,7 @@ use crate::io_runtime::IoRuntime;
 /// The parts of a coordinator.
 pub(super) struct Wiring {
     engine: Engine,
+    monitor: QueryMonitor,
     exchange: ExchangeService,
     members: Arc<dyn Members>,
     snapshot: watch::Receiver<Arc<ClusterSnapshot>>,
@@ -72,6 +73,7 @@ impl Wiring {
         };
         let coordinator = Coordinator::start(options, store, runtime.clone(), fetcher);
         let (members, snapshot) = (coordinator.members(), coordinator.snapshot());
+        let monitor = coordinator.monitor();
         let parts = EngineParts {
             runtime,
             executor: coordinator.executor(),
@@ -79,12 +81,17 @@ impl Wiring {
         };
         let engine = Engine::open_with(config.engine.clone(), parts).await?;
         let coordinator = Mutex::new(Some(coordinator));
-        Ok(Self { engine, exchange, members, snapshot, coordinator, _io: io })
+        Ok(Self { engine, monitor, exchange, members, snapshot, coordinator, _io: io })
     }
 
     /// Returns the engine.
     pub(super) fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// Returns what names queries and tells how far they are.
+    pub(super) fn monitor(&self) -> QueryMonitor {
+        self.monitor.clone()
     }
 
     /// Returns what serves the partitions of this process.
