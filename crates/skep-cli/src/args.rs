@@ -1,11 +1,11 @@
 //! What can be said on the command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::commands::{cluster, coordinator, worker};
+use crate::commands::{cluster, coordinator, user, worker};
 use crate::render::Format;
 use crate::size::Size;
 use crate::style::ColorChoice;
@@ -20,6 +20,9 @@ Examples:
   skep --memory 2GiB --spill-dir /fast/disk -f big.sql
   skep cluster --workers 4                      start a cluster of processes on this machine
   skep grpc://127.0.0.1:50051                   open the prompt there
+  skep grpc+tls://ann@bees.example:50051        the same by TLS, as ann
+
+The password of a URL's user is asked for at the terminal, or taken from SKEP_PASSWORD.
 
 Exit status: 0 all statements ran, 1 one failed, 2 the command line is wrong,
 130 interrupted, 141 whoever read the output went away.";
@@ -43,8 +46,13 @@ pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) role: Option<Role>,
 
-    /// Where to run the statements, as grpc://HOST:PORT [default: in this process]
+    /// Where to run the statements, as grpc://HOST:PORT or grpc+tls://USER@HOST:PORT [default: in
+    /// this process]
     pub(crate) url: Option<String>,
+
+    /// The certificate of the coordinator's authority, in PEM [default: the system's authorities]
+    #[arg(long, env = "SKEP_TLS_CA", value_name = "FILE")]
+    pub(crate) tls_ca: Option<PathBuf>,
 
     /// Run these statements (may be repeated and mixed with -f; run in the order given)
     #[arg(short = 'c', long = "command", value_name = "SQL")]
@@ -91,6 +99,9 @@ pub(crate) struct Args {
 
     #[arg(skip)]
     local_option: Option<&'static str>,
+
+    #[arg(skip)]
+    says_tls_ca: bool,
 }
 
 /// The options that are about the engine in this process.
@@ -107,6 +118,7 @@ pub(crate) enum Role {
     Coordinator(coordinator::CoordinatorArgs),
     Worker(worker::WorkerArgs),
     Cluster(cluster::ClusterArgs),
+    User(user::UserArgs),
 }
 
 /// One `-c` or `-f`.
@@ -138,6 +150,12 @@ impl Args {
         self.local_option
     }
 
+    /// Returns the authority of the coordinator; one that the environment says is for other URLs too.
+    pub(crate) fn tls_ca_of(&self, url: Option<&str>) -> Option<&Path> {
+        let is_tls = url.is_some_and(|url| !url.starts_with("grpc://"));
+        self.tls_ca.as_deref().filter(|_| is_tls || self.says_tls_ca)
+    }
+
     fn with_scripts_in_order(mut self, matches: &ArgMatches) -> Self {
         let places = |id| matches.indices_of(id).into_iter().flatten();
         let texts = std::mem::take(&mut self.command).into_iter().map(ScriptArg::Text);
@@ -148,6 +166,7 @@ impl Args {
         self.scripts = scripts.into_iter().map(|(_, script)| script).collect();
         // What the environment says is for all uses of the program.
         let said = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
+        self.says_tls_ca = said("tls_ca");
         self.local_option =
             LOCAL_OPTIONS.iter().find(|(id, _)| said(id)).map(|(_, option)| *option);
         self

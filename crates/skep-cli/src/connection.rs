@@ -5,7 +5,7 @@
 
 use futures::future::{self, BoxFuture};
 use futures::{FutureExt, StreamExt, TryStreamExt};
-use skep_client::{Client, ErrorCode, Outcome};
+use skep_client::{Client, ConnectOptions, ErrorCode, Outcome};
 use skep_engine::{
     Engine, EngineConfig, Error, Position, QueryStream, Result, Session, StatementKind,
 };
@@ -48,8 +48,8 @@ pub(crate) struct RemoteConnection {
 
 impl RemoteConnection {
     /// Connects, and opens a session there.
-    pub(crate) async fn open(url: &str) -> Result<Self> {
-        match Client::connect(url).await {
+    pub(crate) async fn open(url: &str, options: &ConnectOptions) -> Result<Self> {
+        match Client::connect_with(url, options).await {
             Ok(client) => Ok(Self { client }),
             Err(error) => Err(remote_error(error)),
         }
@@ -118,7 +118,7 @@ pub(crate) fn check_url(url: &str) -> Result<(), Refusal> {
         false if url.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) => {
             format!("to connect to a coordinator: skep grpc://{url}")
         }
-        false if ["coordinator", "worker", "cluster"].contains(&url) => {
+        false if ["coordinator", "worker", "cluster", "user"].contains(&url) => {
             format!("a role comes first and takes no statements: skep {url} --help")
         }
         false => "to run a statement: skep -c 'SELECT ...'".to_owned(),

@@ -1,4 +1,4 @@
-//! Where a coordinator is, as people write it: `grpc://[user[:password]@]host[:port]`.
+//! Where a coordinator is, as people write it: `grpc://[user[:password]@]host[:port]`, or `grpc+tls://`.
 
 use std::fmt;
 
@@ -14,6 +14,8 @@ const DEFAULT_PORT: u16 = 50051;
 pub(crate) struct Address {
     host: String,
     port: u16,
+    /// Whether the connection is by TLS.
+    pub(crate) is_tls: bool,
     /// User and password.
     pub(crate) credentials: Option<(String, String)>,
 }
@@ -27,19 +29,14 @@ impl Address {
         let url = Url::parse(text).map_err(|error| {
             Error::invalid(format!("invalid URL: {error}"), "write grpc://HOST:PORT")
         })?;
-        match url.scheme() {
-            "grpc" | "grpc+tcp" => {}
-            "grpc+tls" | "grpcs" | "https" => {
-                return Err(Error::unsupported(
-                    format!("{}:// (TLS) is not supported yet", url.scheme()),
-                    "write grpc://HOST:PORT for a connection without TLS",
-                ));
-            }
+        let is_tls = match url.scheme() {
+            "grpc" | "grpc+tcp" => false,
+            "grpc+tls" | "grpcs" => true,
             other => {
-                let hint = "write grpc://HOST:PORT";
+                let hint = "write grpc://HOST:PORT, or grpc+tls://HOST:PORT";
                 return Err(Error::invalid(format!("unknown scheme \"{other}\""), hint));
             }
-        }
+        };
         let Some(host) = url.host_str().filter(|host| !host.is_empty()) else {
             return Err(Error::invalid("the URL has no host".to_owned(), "write grpc://HOST:PORT"));
         };
@@ -51,19 +48,21 @@ impl Address {
         let credentials = (!user.is_empty() || password.is_some())
             .then(|| (decoded(user), decoded(password.unwrap_or_default())));
         let port = url.port().unwrap_or(DEFAULT_PORT);
-        Ok(Self { host: host.to_owned(), port, credentials })
+        Ok(Self { host: host.to_owned(), port, is_tls, credentials })
     }
 
     /// Returns it as tonic wants it.
     pub(crate) fn endpoint(&self) -> String {
-        format!("http://{}:{}", self.host, self.port)
+        let scheme = if self.is_tls { "https" } else { "http" };
+        format!("{scheme}://{}:{}", self.host, self.port)
     }
 }
 
 impl fmt::Display for Address {
     /// Leaves user and password out.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "grpc://{}:{}", self.host, self.port)
+        let scheme = if self.is_tls { "grpc+tls" } else { "grpc" };
+        write!(f, "{scheme}://{}:{}", self.host, self.port)
     }
 }
 
@@ -94,6 +93,8 @@ mod tests {
             ("grpc://localhost", "grpc://localhost:50051"),
             ("grpc://[::1]:7/", "grpc://[::1]:7"),
             ("grpc://me:secret@h:1", "grpc://h:1"),
+            ("grpc+tls://me:secret@h", "grpc+tls://h:50051"),
+            ("grpcs://h:1", "grpc+tls://h:1"),
         ] {
             assert_eq!(Address::parse(text).unwrap().to_string(), shown);
         }
@@ -116,7 +117,6 @@ mod tests {
             ("grpc://", "no host"),
             ("grpc://h:99999", "invalid URL"),
             ("ftp://h:1", "unknown scheme \"ftp\""),
-            ("grpc+tls://h:1", "TLS"),
             ("grpc://h:1/database", "behind the port"),
         ] {
             let error = Address::parse(text).unwrap_err();

@@ -20,7 +20,7 @@ use prost::Message;
 use skep_proto::client::StatementOutcome;
 use tokio::time::timeout;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status};
 
 use crate::address::Address;
@@ -41,6 +41,24 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// Most bytes of one message. Batches are cut much smaller; a single row may be large.
 const MAX_MESSAGE_BYTES: usize = 1 << 30;
 
+/// How to connect.
+#[derive(Clone, Default)]
+pub struct ConnectOptions {
+    /// The authorities by which the coordinator is known, in PEM; `None` is the system's.
+    pub tls_ca: Option<Vec<u8>>,
+    /// The password of the URL's user, in place of one in the URL.
+    pub password: Option<String>,
+}
+
+impl std::fmt::Debug for ConnectOptions {
+    /// Leaves the password out.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConnectOptions")
+            .field("tls_ca", &self.tls_ca.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
 /// A connection to a coordinator, with a session of its own there.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -50,27 +68,51 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to `grpc://[user[:password]@]host[:port]` and opens a session.
+    /// Connects to `grpc://[user[:password]@]host[:port]`, or `grpc+tls://` by TLS, and opens a
+    /// session.
     ///
     /// # Errors
     /// `InvalidArgument` for a URL that is none; `Unavailable` if nobody answers there; whatever the
-    /// coordinator has against it.
+    /// coordinator has against it: `Unauthenticated` for a wrong password.
     pub async fn connect(url: &str) -> Result<Self> {
-        let address = Address::parse(url)?;
-        match timeout(CONNECT_TIMEOUT, Self::open(address.clone())).await {
+        Self::connect_with(url, &ConnectOptions::default()).await
+    }
+
+    /// Connects as these options say.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect); `InvalidArgument` for an option that has no use.
+    pub async fn connect_with(url: &str, options: &ConnectOptions) -> Result<Self> {
+        let mut address = Address::parse(url)?;
+        if let (Some(password), Some((_, said))) = (&options.password, &mut address.credentials) {
+            said.clone_from(password);
+        }
+        if options.tls_ca.is_some() && !address.is_tls {
+            let message = format!("{address} is no address for TLS");
+            return Err(Error::invalid(message, "write grpc+tls://HOST:PORT"));
+        }
+        match timeout(CONNECT_TIMEOUT, Self::open(address.clone(), options)).await {
             Ok(opened) => opened,
             Err(_elapsed) => Err(Error::silent(&address, CONNECT_TIMEOUT.as_secs())),
         }
     }
 
-    async fn open(address: Address) -> Result<Self> {
-        let endpoint = Endpoint::from_shared(address.endpoint())
+    async fn open(address: Address, options: &ConnectOptions) -> Result<Self> {
+        let mut endpoint = Endpoint::from_shared(address.endpoint())
             .map_err(|error| Error::unreachable(&address, &error))?
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        if address.is_tls {
+            let tls = match &options.tls_ca {
+                Some(ca) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)),
+                None => ClientTlsConfig::new().with_enabled_roots(),
+            };
+            let unusable = |error| Error::unusable_authority(&address, &error);
+            endpoint = endpoint.tls_config(tls).map_err(unusable)?;
+        }
         let channel =
             endpoint.connect().await.map_err(|error| Error::unreachable(&address, &error))?;
         let mut service = FlightServiceClient::new(channel)
@@ -268,7 +310,11 @@ async fn handshake(
         let basic = format!("Basic {}", base64(format!("{user}:{password}").as_bytes()));
         let basic = basic
             .parse()
-            .map_err(|_invalid| Error::protocol(address, "the credentials are no header"))?;
+            .map_err(|_invalid| Error::protocol(address, "the credentials are no header"))
+            .map(|mut basic: MetadataValue<Ascii>| {
+                basic.set_sensitive(true);
+                basic
+            })?;
         request.metadata_mut().insert("authorization", basic);
     }
     let answer =

@@ -85,16 +85,19 @@ impl Error {
         Self::new(ErrorCode::InvalidArgument, message, hint)
     }
 
-    /// Makes the error of a request that is not supported.
-    pub(crate) fn unsupported(message: String, hint: &str) -> Self {
-        Self::new(ErrorCode::Unimplemented, message, hint)
-    }
-
     /// Makes the error of a coordinator that could not be reached.
     pub(crate) fn unreachable(address: &Address, error: &tonic::transport::Error) -> Self {
         let (cause, hint) = cause(error);
         let message = format!("cannot connect to {address}: {cause}");
         Self::new(ErrorCode::Unavailable, message, hint)
+    }
+
+    /// Makes the error of authorities that are none.
+    pub(crate) fn unusable_authority(address: &Address, error: &tonic::transport::Error) -> Self {
+        let (cause, _) = cause(error);
+        let message = format!("cannot connect to {address}: {cause}");
+        let hint = "name the certificate of the coordinator's authority, in PEM: --tls-ca FILE";
+        Self::new(ErrorCode::InvalidArgument, message, hint)
     }
 
     /// Makes the error of a coordinator that took too long.
@@ -181,8 +184,14 @@ fn cause(error: &(dyn StdError + 'static)) -> (String, &'static str) {
         | io::ErrorKind::BrokenPipe
         | io::ErrorKind::UnexpectedEof
         | io::ErrorKind::ConnectionAborted => {
-            ("the other side closed it".to_owned(), "has the coordinator ended?")
+            const ENDED: &str =
+                "has the coordinator ended, or does it want TLS, as in grpc+tls://HOST:PORT?";
+            ("the other side closed it".to_owned(), ENDED)
         }
+        io::ErrorKind::InvalidData => (
+            system.to_string(),
+            "does it speak TLS, and is the authority of its certificate known (--tls-ca FILE)?",
+        ),
         _ => (system.to_string(), "does a coordinator of skep listen there?"),
     }
 }

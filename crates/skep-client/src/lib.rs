@@ -27,7 +27,7 @@ mod ingest;
 mod prepared;
 mod statement;
 
-pub use client::Client;
+pub use client::{Client, ConnectOptions};
 pub use error::{Error, Position, Result};
 pub use ingest::{IfExists, IfMissing, Ingest};
 pub use prepared::Prepared;

@@ -15,6 +15,8 @@ pub struct EngineConfig {
     pub spill_dir: Option<PathBuf>,
     /// How many partitions a query is cut into; `None` is the number of cores.
     pub target_partitions: Option<usize>,
+    /// Directories and URLs below which users may name files who are no admins.
+    pub allowed_roots: Vec<String>,
 }
 
 impl Default for EngineConfig {
@@ -25,6 +27,7 @@ impl Default for EngineConfig {
             spill_limit: 100 * 1024 * 1024 * 1024,
             spill_dir: None,
             target_partitions: None,
+            allowed_roots: Vec::new(),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use tempfile::TempDir;
 
+use crate::access::{AllowedRoots, Principal};
 use crate::catalog::{PersistentCatalog, SystemSchema, SystemTables};
 use crate::config::EngineConfig;
 use crate::error::{Error, Result};
@@ -37,6 +38,7 @@ pub(crate) struct EngineInner {
     pub(crate) catalog: Arc<PersistentCatalog>,
     pub(crate) executor: Arc<dyn QueryExecutor>,
     pub(crate) system: SystemSchema,
+    pub(crate) roots: Arc<AllowedRoots>,
     /// Where the rows of temporary tables go.
     pub(crate) temporary_dir: PathBuf,
     /// The data directory of an engine that keeps nothing, removed with it.
@@ -67,6 +69,7 @@ impl Engine {
         let EngineParts { runtime, executor, system_tables } = parts;
         let system = SystemSchema::new(system_tables.as_ref());
         let opened = tokio::task::spawn_blocking(move || {
+            let roots = Arc::new(AllowedRoots::parse(&config.allowed_roots)?);
             let temporary_dir = config.spill_dir.clone().unwrap_or_else(std::env::temp_dir);
             let (data_dir, scratch) = match &config.data_dir {
                 Some(directory) => (directory.clone(), None),
@@ -89,6 +92,7 @@ impl Engine {
                 catalog,
                 executor,
                 system,
+                roots,
                 temporary_dir,
                 _scratch: scratch,
             })
@@ -100,9 +104,14 @@ impl Engine {
         }
     }
 
-    /// Starts a session.
+    /// Starts a session that may do everything.
     pub fn session(&self) -> Session {
-        Session::new(Arc::clone(&self.inner))
+        self.session_of(Principal::anonymous())
+    }
+
+    /// Starts a session that may do what this user may.
+    pub fn session_of(&self, principal: Principal) -> Session {
+        Session::new(Arc::clone(&self.inner), principal)
     }
 
     /// Returns whether persistent tables outlive the process.

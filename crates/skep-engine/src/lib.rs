@@ -8,6 +8,7 @@
 //! **Invariant:** this crate opens no listener, reads no environment variable (object store
 //! credentials apart) and knows no cluster.
 
+mod access;
 mod catalog;
 mod config;
 mod datafusion_error;
@@ -28,6 +29,7 @@ mod task_settings;
 #[cfg(test)]
 mod tests;
 
+pub use access::{Principal, Role};
 pub use catalog::SystemTables;
 pub use config::EngineConfig;
 pub use datafusion;

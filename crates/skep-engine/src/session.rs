@@ -26,6 +26,7 @@ use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 use futures::{FutureExt, StreamExt};
 
+use crate::access::{AccessPolicy, Principal};
 use crate::catalog::{
     CATALOG, CatalogList, Definition, PUBLIC, SessionCatalog, TableEntry, TableOpener, ViewText,
 };
@@ -57,6 +58,7 @@ pub(crate) struct SessionInner {
     pub(crate) catalog: Arc<SessionCatalog>,
     pub(crate) stores: Arc<ObjectStores>,
     pub(crate) engine: Arc<EngineInner>,
+    pub(crate) policy: Arc<AccessPolicy>,
     /// The settings at the session's start, for `RESET`.
     pub(crate) defaults: ConfigOptions,
     /// Whether the user set into how many partitions queries are cut.
@@ -69,18 +71,28 @@ pub(crate) struct Scope {
     pub(crate) schema: String,
     /// Whether temporary tables count; they do not in the text of a persistent view.
     pub(crate) temporaries: bool,
+    /// Whether whoever wrote the names was asked then whether they may name files.
+    pub(crate) is_checked: bool,
     view_depth: usize,
 }
 
 impl Session {
-    pub(crate) fn new(engine: Arc<EngineInner>) -> Self {
+    pub(crate) fn new(engine: Arc<EngineInner>, principal: Principal) -> Self {
+        let policy = Arc::new(AccessPolicy::new(principal, Arc::clone(&engine.roots)));
         let stores = ObjectStores::new();
         let catalog = SessionCatalog::new(Arc::clone(&engine.catalog), engine.system.clone());
-        let context = new_context(&engine, &catalog, &stores);
+        let context = new_context(&engine, &policy, &catalog, &stores);
         let defaults = context.state_ref().read().config_options().as_ref().clone();
         let has_own_width = AtomicBool::new(false);
-        let inner =
-            Arc::new(SessionInner { context, catalog, stores, engine, defaults, has_own_width });
+        let inner = Arc::new(SessionInner {
+            context,
+            catalog,
+            stores,
+            engine,
+            policy,
+            defaults,
+            has_own_width,
+        });
         let opener: Weak<SessionInner> = Arc::downgrade(&inner);
         inner.catalog.set_opener(opener);
         Self { inner, text: None, tag: None }
@@ -151,6 +163,11 @@ impl Session {
         self.inner.run_plan(&state, Planned { plan, has_renamed_outputs: false }).await
     }
 
+    /// Returns whose session it is.
+    pub fn principal(&self) -> &Principal {
+        self.inner.policy.principal()
+    }
+
     /// The same session, whose next statement is known under a number.
     pub fn tagged(&self, tag: Arc<QueryTag>) -> Self {
         Self { inner: Arc::clone(&self.inner), text: self.text.clone(), tag: Some(tag) }
@@ -185,7 +202,7 @@ impl Session {
     pub(crate) fn scope(&self) -> Scope {
         let state = self.inner.context.state_ref();
         let schema = state.read().config_options().catalog.default_schema.clone();
-        Scope { schema, temporaries: true, view_depth: 0 }
+        Scope { schema, temporaries: true, is_checked: false, view_depth: 0 }
     }
 
     pub(crate) async fn run_statement(&self, statement: Statement) -> Result<QueryStream> {
@@ -256,6 +273,7 @@ fn is_query(statement: &PlanStatement) -> bool {
 
 fn new_context(
     engine: &EngineInner,
+    policy: &Arc<AccessPolicy>,
     catalog: &Arc<SessionCatalog>,
     stores: &Arc<ObjectStores>,
 ) -> SessionContext {
@@ -263,7 +281,9 @@ fn new_context(
         .with_information_schema(true)
         .with_create_default_catalog_and_schema(false)
         .with_default_catalog_and_schema(CATALOG, PUBLIC)
-        .with_option_extension(SkepSettings::default());
+        .with_option_extension(SkepSettings::default())
+        .with_extension(Arc::clone(policy))
+        .with_extension(Arc::new(policy.principal().clone()));
     if let Some(partitions) = engine.config.target_partitions {
         config = config.with_target_partitions(partitions);
     }
@@ -386,14 +406,18 @@ impl SessionInner {
             let schema = state.schema_for_ref(reference.clone())?;
             return Ok(schema.table(reference.table()).await?);
         }
-        match reference {
-            TableReference::Bare { table } => files::open_path(state, table, None).await,
+        let (path, format) = match reference {
+            TableReference::Bare { table } => (table, None),
             TableReference::Partial { schema, table } => match schema.parse::<Format>() {
-                Ok(format) => files::open_path(state, table, Some(format)).await,
-                Err(_) => Ok(None),
+                Ok(format) => (table, Some(format)),
+                Err(_) => return Ok(None),
             },
-            TableReference::Full { .. } => Ok(None),
+            TableReference::Full { .. } => return Ok(None),
+        };
+        if !scope.is_checked && files::names_files(path, format) {
+            self.policy.check_location(path)?;
         }
+        files::open_path(state, path, format).await
     }
 
     pub(crate) fn find(
@@ -431,18 +455,20 @@ impl SessionInner {
                 Ok(Arc::clone(opened))
             }
             Definition::View(view) => {
-                let plan = Box::pin(self.plan_view(state, view, view_depth)).await?;
+                let plan = Box::pin(self.plan_view(state, view, view_depth, true)).await?;
                 Ok(Arc::new(ViewTable::new(plan, Some(view.query.clone()))))
             }
         }
     }
 
-    /// Plans a view's text anew, so that it follows its tables.
+    /// Plans a view's text anew, so that it follows its tables. `is_checked` says whether its maker
+    /// was asked whether they may name its files.
     pub(crate) async fn plan_view(
         &self,
         state: &SessionState,
         view: &ViewText,
         depth: usize,
+        is_checked: bool,
     ) -> Result<LogicalPlan> {
         if depth >= MAX_VIEW_DEPTH {
             return Err(Error::Plan {
@@ -458,8 +484,12 @@ impl SessionInner {
                 source: None,
             });
         };
-        let scope =
-            Scope { schema: view.schema.clone(), temporaries: false, view_depth: depth + 1 };
+        let scope = Scope {
+            schema: view.schema.clone(),
+            temporaries: false,
+            is_checked,
+            view_depth: depth + 1,
+        };
         let planned = self.plan(state, *statement, scope).await?;
         named_columns(planned, &view.columns)
     }
@@ -470,6 +500,7 @@ impl SessionInner {
         state: &SessionState,
         planned: Planned,
     ) -> Result<QueryStream> {
+        self.policy.check_plan(&planned.plan)?;
         let physical = guard(state.create_physical_plan(&planned.plan)).await??;
         let context = state.task_ctx();
         let started =

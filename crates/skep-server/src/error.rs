@@ -72,6 +72,39 @@ pub enum Error {
         message: String,
     },
 
+    /// Clients are asked who they are, and processes of the cluster are not.
+    #[error("clients are asked who they are, but anybody can attach as a worker")]
+    OpenCluster,
+
+    /// The users cannot be read or changed.
+    #[error("{}: {message}", path.display())]
+    Users {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, without passwords and hashes.
+        message: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+
+    /// The key that tokens are signed with cannot be read or made.
+    #[error("cannot use the key {}: {source}", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// What TLS needs is not there, or does not fit together.
+    #[error("TLS: {message}")]
+    Tls {
+        /// What is wrong.
+        message: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+
     /// A defect.
     #[error("internal error: {message}")]
     Internal {
@@ -88,8 +121,14 @@ impl Error {
                 Some("an address is HOST:PORT, as in 127.0.0.1:50051; port 0 takes a free one")
             }
             Self::OpenToAll { .. } => Some(
-                "listen on 127.0.0.1, or add --insecure if everybody on the network may use it",
+                "listen on 127.0.0.1, add users (skep user add) and a --token for the workers, \
+                 or add --insecure if everybody on the network may use it",
             ),
+            Self::OpenCluster => Some(
+                "give all processes of the cluster a --token (SKEP_CLUSTER_TOKEN), \
+                 or certificates and --tls-client-ca",
+            ),
+            Self::Users { hint, .. } | Self::Tls { hint, .. } => hint.as_deref(),
             Self::Listen { source, .. } => match source.kind() {
                 io::ErrorKind::AddrInUse => {
                     Some("another process listens there; stop it, or take another port (0: any)")
@@ -101,6 +140,7 @@ impl Error {
             Self::InvalidConfig { hint, .. } => hint.as_deref(),
             Self::Engine(error) => error.hint(),
             Self::ReadConfig { .. }
+            | Self::Key { .. }
             | Self::Cluster(_)
             | Self::Refused { .. }
             | Self::Internal { .. } => None,

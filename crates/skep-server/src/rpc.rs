@@ -8,12 +8,14 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::service::Routes;
-use tonic::transport::Server;
+use tonic::transport::{Server, ServerTlsConfig};
 use tracing::warn;
 
 use crate::config::GrpcConfig;
+use crate::connection::accept;
 use crate::error::{Error, Result};
-use crate::listen::{Peers, Phase, accept};
+use crate::listen::Phase;
+use crate::tls::unusable;
 
 /// A gRPC server that runs. Dropping it cuts its connections.
 #[derive(Debug)]
@@ -24,22 +26,27 @@ pub(crate) struct RpcServer {
 }
 
 impl RpcServer {
-    /// Begins to serve; `peers` tells who is connected.
+    /// Begins to serve.
     ///
     /// # Errors
-    /// [`Error::Internal`] if the system does not tell where it listens.
+    /// [`Error::Internal`] if the system does not tell where it listens; [`Error::Tls`] if certificate
+    /// and key do not fit together.
     pub(crate) fn start(
         listener: TcpListener,
         routes: Routes,
         config: &GrpcConfig,
-        peers: Peers,
+        tls: Option<ServerTlsConfig>,
     ) -> Result<Self> {
         let address = listener
             .local_addr()
             .map_err(|error| Error::Internal { message: format!("no local address: {error}") })?;
         let (phase, watched) = watch::channel(Phase::Serving);
-        let connections = accept(listener, watched.clone(), peers);
-        let router = Server::builder()
+        let connections = accept(listener, watched.clone(), config);
+        let mut server = Server::builder();
+        if let Some(tls) = tls {
+            server = server.tls_config(tls.timeout(config.handshake_timeout)).map_err(unusable)?;
+        }
+        let router = server
             // A stream that HTTP/2 made wait could be one that another waits for; what serves bounds
             // its streams by refusing them.
             .max_concurrent_streams(u32::MAX)

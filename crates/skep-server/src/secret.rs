@@ -7,6 +7,11 @@ pub(crate) fn unguessable() -> String {
     format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple())
 }
 
+/// Returns a secret for the processes of a cluster that nobody else has to know.
+pub fn fresh_cluster_token() -> String {
+    unguessable()
+}
+
 #[cfg(test)]
 mod tests {
     use super::unguessable;

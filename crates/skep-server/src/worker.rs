@@ -21,11 +21,13 @@ use tokio::sync::watch;
 use tonic::service::Routes;
 use tracing::info;
 
+use crate::auth::gate::Gate;
 use crate::config::WorkerConfig;
 use crate::error::{Error, Result};
 use crate::io_runtime::IoRuntime;
-use crate::listen::{Peers, advertised, bind};
+use crate::listen::{advertised, bind, raise_file_limit};
 use crate::rpc::RpcServer;
+use crate::tls::Strangers;
 
 /// A worker that runs. Dropping it ends it at once, without a goodbye.
 pub struct WorkerServer {
@@ -57,8 +59,12 @@ impl WorkerServer {
     /// # Errors
     /// [`Error`] says which of that failed.
     pub async fn start(config: WorkerConfig) -> Result<Self> {
-        // Whoever fetches from it must say the token, if there is one.
-        let listener = bind(&config.listen, config.is_insecure || config.token.is_some()).await?;
+        raise_file_limit();
+        // Whoever fetches from it must say the token or show a certificate, if there is either.
+        let is_guarded = config.token.is_some() || config.tls.client_ca.is_some();
+        let listener = bind(&config.listen, config.is_insecure || is_guarded).await?;
+        let tls = config.tls.load(Strangers::Refused)?;
+        check_scheme(&config.coordinator, tls.is_some())?;
         let local = listener
             .local_addr()
             .map_err(|error| Error::Internal { message: format!("no local address: {error}") })?;
@@ -68,6 +74,7 @@ impl WorkerServer {
         let io = IoRuntime::start()?;
         let fetch = FetchConfig {
             token: config.token.clone(),
+            tls: tls.as_ref().map(|tls| tls.client.clone()),
             max_message_bytes: config.grpc.max_message_bytes,
             ..FetchConfig::default()
         };
@@ -80,6 +87,7 @@ impl WorkerServer {
             Arc::new(PlanDecoder),
         );
         let control = ControlConfig {
+            tls: tls.as_ref().map(|tls| tls.client.clone()),
             slot_count: config.slot_count,
             memory_bytes: memory_limit as u64,
             token: config.token.clone().unwrap_or_default(),
@@ -102,9 +110,10 @@ impl WorkerServer {
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<FlightServiceServer<ExchangeService>>().await;
         let routes = Routes::new(flight).add_service(health_service);
+        let routes = Gate::of_worker(config.tls.client_ca.is_some()).guard(routes);
         let (rpc, control) = {
             let _within = io.enter();
-            let rpc = RpcServer::start(listener, routes, &config.grpc, Peers::default())?;
+            let rpc = RpcServer::start(listener, routes, &config.grpc, tls.map(|tls| tls.server))?;
             let told = async move {
                 let _ = stopped.wait_for(|stopped| *stopped).await;
             };
@@ -216,6 +225,26 @@ async fn open(config: &WorkerConfig, memory_limit: usize) -> Result<(RuntimeEnv,
         Ok::<_, Error>((runtime, store))
     });
     opening.await.map_err(|error| Error::Internal { message: error.to_string() })?
+}
+
+/// All processes of a cluster speak TLS, or none does: a worker must be ready for what it will meet.
+fn check_scheme(coordinator: &str, has_tls: bool) -> Result<()> {
+    let wants_tls =
+        ["grpc+tls://", "grpcs://", "https://"].iter().any(|it| coordinator.starts_with(it));
+    let is_plain = ["grpc://", "http://"].iter().any(|it| coordinator.starts_with(it));
+    if wants_tls && !has_tls {
+        return Err(Error::Tls {
+            message: "a worker of a coordinator with TLS serves with TLS too".to_owned(),
+            hint: Some("add --tls-cert and --tls-key".to_owned()),
+        });
+    }
+    if is_plain && has_tls {
+        return Err(Error::Tls {
+            message: format!("{coordinator} is no address for TLS"),
+            hint: Some("write grpc+tls://HOST:PORT, or leave the certificate out".to_owned()),
+        });
+    }
+    Ok(())
 }
 
 /// Says why the control stream is over.

@@ -17,11 +17,15 @@ use tokio::time::timeout;
 /// How long a process may take until it is ready.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long a process may take to end after it was told to.
-const END_PATIENCE: Duration = Duration::from_secs(8);
+/// How long a process may take to end after it was told to and has let others finish.
+const END_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Where roles look for the cluster's secret.
+pub(super) const TOKEN_VARIABLE: &str = "SKEP_CLUSTER_TOKEN";
 
 /// What one process must not take over from the environment of all.
-const NOT_INHERITED: [&str; 4] = ["SKEP_LISTEN", "SKEP_HTTP", "SKEP_ADVERTISE", "SKEP_DATA_DIR"];
+const NOT_INHERITED: [&str; 5] =
+    ["SKEP_LISTEN", "SKEP_HTTP", "SKEP_ADVERTISE", "SKEP_DATA_DIR", "SKEP_USERS"];
 
 /// A process. Dropping it kills it.
 #[derive(Debug)]
@@ -33,14 +37,18 @@ pub(super) struct ChildProcess {
 }
 
 impl ChildProcess {
-    /// Starts this very program in another role.
+    /// Starts this very program in another role. The cluster's secret is said in the environment,
+    /// where others do not see it.
     ///
     /// # Errors
     /// If the system cannot start it.
-    pub(super) fn start(args: &[OsString]) -> io::Result<Self> {
+    pub(super) fn start(args: &[OsString], token: Option<&str>) -> io::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         for name in NOT_INHERITED {
             command.env_remove(name);
+        }
+        if let Some(token) = token {
+            command.env(TOKEN_VARIABLE, token);
         }
         let mut process = command
             .args(args)
@@ -84,10 +92,11 @@ impl ChildProcess {
         }
     }
 
-    /// Tells it to end, and kills it if it takes too long.
-    pub(super) async fn stop(mut self) {
+    /// Tells it to end, and kills it if it takes much longer than it may let others finish.
+    pub(super) async fn stop(mut self, drain_timeout: Duration) {
         drop(self.stdin.take());
-        if timeout(END_PATIENCE, self.process.wait()).await.is_err() {
+        let patience = drain_timeout.saturating_add(END_PATIENCE);
+        if timeout(patience, self.process.wait()).await.is_err() {
             // It may have ended just now.
             let _ = self.process.kill().await;
         }

@@ -10,12 +10,15 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use datafusion::common::runtime::JoinSet;
+use skep_server::config::ConfigFile;
+use skep_server::{CoordinatorConfig, Error, TlsConfig, fresh_cluster_token};
 use tokio::sync::{mpsc, watch};
 
-use super::children::ChildProcess;
+use super::children::{ChildProcess, TOKEN_VARIABLE};
 use super::stop::StopRequests;
+use super::tls::{TlsArgs, flags};
 use super::worker::slots;
-use super::{fail, runtime, say};
+use super::{fail, fail_with, runtime, say};
 use crate::args::memory_limit;
 use crate::shell::write_message;
 use crate::size::Size;
@@ -45,6 +48,9 @@ const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 
 /// How many times in a row a worker may fail to get ready before it is given up.
 const MAX_FAILED_STARTS: u32 = 10;
+
+/// How long a worker lets others finish.
+const WORKER_DRAIN: Duration = Duration::from_secs(5);
 
 /// Messages of workers that wait to be written.
 const WAITING_NEWS: usize = 64;
@@ -87,9 +93,25 @@ pub(crate) struct ClusterArgs {
     #[arg(long, env = "SKEP_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 
+    /// Ask clients who they are: the file of users [default: users in the data directory, if it is
+    /// there]
+    #[arg(long, env = "SKEP_USERS", value_name = "FILE")]
+    users: Option<PathBuf>,
+
+    /// Let users name files below this directory or URL who are no admins (may be repeated)
+    #[arg(long = "allow-root", value_name = "DIR")]
+    allow_root: Vec<String>,
+
     /// Listen where other machines can connect, although nobody is asked who they are
     #[arg(long)]
     insecure: bool,
+
+    /// How long to let running statements finish at the end, in seconds [default: 5]
+    #[arg(long, env = "SKEP_DRAIN_TIMEOUT", value_name = "SECONDS")]
+    drain_timeout: Option<u64>,
+
+    #[command(flatten)]
+    tls: TlsArgs,
 
     /// Start a worker again that has ended
     #[arg(long)]
@@ -98,6 +120,14 @@ pub(crate) struct ClusterArgs {
     /// End when standard input does
     #[arg(long, hide = true)]
     exit_with_stdin: bool,
+}
+
+/// What all processes of the cluster must agree upon.
+#[derive(Clone)]
+struct Shared {
+    tls: TlsConfig,
+    token: Option<String>,
+    drain_timeout: Duration,
 }
 
 /// What becomes of a worker.
@@ -112,7 +142,7 @@ enum News {
 }
 
 impl ClusterArgs {
-    fn coordinator(&self) -> Vec<OsString> {
+    fn coordinator(&self, shared: &Shared) -> Vec<OsString> {
         let mut args: Vec<OsString> = vec!["coordinator".into()];
         // What is not said here may be said in the file.
         for (flag, address) in [("--listen", &self.listen), ("--http", &self.http)] {
@@ -124,6 +154,7 @@ impl ClusterArgs {
             ("--data-dir", &self.data_dir),
             ("--spill-dir", &self.spill_dir),
             ("--config", &self.config),
+            ("--users", &self.users),
         ] {
             if let Some(path) = path {
                 args.extend([flag.into(), path.into()]);
@@ -132,11 +163,18 @@ impl ClusterArgs {
         if self.insecure {
             args.push("--insecure".into());
         }
+        for root in &self.allow_root {
+            args.extend(["--allow-root".into(), root.into()]);
+        }
+        if let Some(seconds) = self.drain_timeout {
+            args.extend(["--drain-timeout".into(), seconds.to_string().into()]);
+        }
+        args.extend(flags(&shared.tls));
         args.extend(["--memory".into(), self.memory_bytes().to_string().into()]);
         args
     }
 
-    fn worker(&self, id: u16, coordinator: &str) -> Vec<OsString> {
+    fn worker(&self, id: u16, coordinator: &str, shared: &Shared) -> Vec<OsString> {
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let slots = self.slots.unwrap_or_else(|| (cores / usize::from(self.workers)).max(1));
         let mut args: Vec<OsString> = vec![
@@ -152,6 +190,7 @@ impl ClusterArgs {
             "--memory".into(),
             self.memory_bytes().to_string().into(),
         ];
+        args.extend(flags(&shared.tls));
         // What workers keep is no table: it goes where there is room for what does not fit.
         for (flag, path) in [("--data-dir", &self.spill_dir), ("--spill-dir", &self.spill_dir)] {
             if let Some(path) = path {
@@ -159,6 +198,26 @@ impl ClusterArgs {
             }
         }
         args
+    }
+
+    /// Finds out what all processes must agree upon, from the flags and the file.
+    fn shared(&self) -> Result<Shared, Error> {
+        let mut config = CoordinatorConfig::default();
+        if let Some(path) = &self.config {
+            ConfigFile::read(path)?.apply(&mut config)?;
+        }
+        self.tls.apply(&mut config.tls);
+        config.users = self.users.clone().or(config.users);
+        config.engine.data_dir = self.data_dir.clone().or(config.engine.data_dir);
+        let said = std::env::var(TOKEN_VARIABLE).ok().or(config.token.take());
+        // With users, anybody's process must not be taken for a worker.
+        let wants_token = config.asks_users() && config.tls.client_ca.is_none();
+        let token = match said {
+            None if wants_token => Some(fresh_cluster_token()),
+            said => said,
+        };
+        let drain_timeout = self.drain_timeout.map_or(config.drain_timeout, Duration::from_secs);
+        Ok(Shared { tls: config.tls, token, drain_timeout })
     }
 
     /// Returns the memory of each process.
@@ -176,13 +235,22 @@ pub(crate) fn run(args: &ClusterArgs, palette: Palette) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("cannot start threads: {error}"), None, palette),
     };
+    let shared = match args.shared() {
+        Ok(shared) => shared,
+        Err(error) => {
+            let status = fail_with(&error, palette);
+            let is_usage = matches!(error, Error::InvalidConfig { .. });
+            return if is_usage { ExitCode::from(2) } else { status };
+        }
+    };
     let outcome = runtime.block_on(async {
         let mut stop = StopRequests::listen(args.exit_with_stdin)
             .map_err(|error| Some(format!("cannot listen for signals: {error}")))?;
-        let mut coordinator = ChildProcess::start(&args.coordinator())
-            .map_err(|error| Some(format!("cannot start the coordinator: {error}")))?;
-        let outcome = serve(args, &mut stop, &mut coordinator, palette).await;
-        stop.or_forced(coordinator.stop()).await;
+        let mut coordinator =
+            ChildProcess::start(&args.coordinator(&shared), shared.token.as_deref())
+                .map_err(|error| Some(format!("cannot start the coordinator: {error}")))?;
+        let outcome = serve(args, &shared, &mut stop, &mut coordinator, palette).await;
+        stop.or_forced(coordinator.stop(shared.drain_timeout)).await;
         outcome
     });
     runtime.shutdown_background();
@@ -197,6 +265,7 @@ pub(crate) fn run(args: &ClusterArgs, palette: Palette) -> ExitCode {
 /// Runs the workers beside a coordinator, until told to end or until it does.
 async fn serve(
     args: &ClusterArgs,
+    shared: &Shared,
     stop: &mut StopRequests,
     coordinator: &mut ChildProcess,
     palette: Palette,
@@ -206,8 +275,8 @@ async fn serve(
         () = stop.wait() => return Ok(()),
     };
     let unexpected = || Some(format!("the coordinator said: {line}"));
-    let addresses = line.split_once("grpc://").map(|(_, rest)| format!("grpc://{rest}"));
-    let addresses = addresses.ok_or_else(unexpected)?;
+    let begins = line.find("grpc+tls://").or_else(|| line.find("grpc://"));
+    let addresses = begins.map(|at| line[at..].to_owned()).ok_or_else(unexpected)?;
     let grpc = addresses.split(' ').next().ok_or_else(unexpected)?;
 
     let (ending, ended) = watch::channel(false);
@@ -216,7 +285,8 @@ async fn serve(
     for id in 1..=args.workers {
         let supervisor = Supervisor {
             id,
-            args: args.worker(id, grpc),
+            args: args.worker(id, grpc, shared),
+            shared: shared.clone(),
             replaces: args.replace,
             news: sender.clone(),
             ending: ended.clone(),
@@ -277,6 +347,7 @@ async fn report(
 struct Supervisor {
     id: u16,
     args: Vec<OsString>,
+    shared: Shared,
     replaces: bool,
     news: mpsc::Sender<News>,
     ending: watch::Receiver<bool>,
@@ -314,7 +385,7 @@ impl Supervisor {
 
     /// Starts the worker and waits for its end; returns nothing if it was this that ended it.
     async fn run_once(&mut self) -> Option<Run> {
-        let mut child = match ChildProcess::start(&self.args) {
+        let mut child = match ChildProcess::start(&self.args, self.shared.token.as_deref()) {
             Ok(child) => child,
             Err(error) => {
                 return Some(Run { got_ready: false, how: format!("cannot be started: {error}") });
@@ -324,7 +395,7 @@ impl Supervisor {
         let line = tokio::select! {
             line = child.ready_line() => line,
             () = is_ending(&mut self.ending) => {
-                child.stop().await;
+                child.stop(WORKER_DRAIN).await;
                 return None;
             }
         };
@@ -334,7 +405,7 @@ impl Supervisor {
                 tokio::select! {
                     how = child.ended() => how,
                     () = is_ending(&mut self.ending) => {
-                        child.stop().await;
+                        child.stop(WORKER_DRAIN).await;
                         return None;
                     }
                 }

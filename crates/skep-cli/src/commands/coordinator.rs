@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::{self, ExitCode};
+use std::time::Duration;
 
 use clap::Args;
 use skep_server::config::{ConfigFile, DEFAULT_HTTP};
-use skep_server::{CoordinatorConfig, CoordinatorServer, Error};
+use skep_server::{CoordinatorConfig, CoordinatorServer, Error, TlsConfig};
 
 use super::stop::StopRequests;
+use super::tls::TlsArgs;
 use super::{fail, fail_with, runtime, say};
 use crate::args::{exit_with_usage_error, memory_limit};
 use crate::size::Size;
@@ -28,7 +30,9 @@ and bounds in sections:
   [scheduler]
   running_query_count = 32
 
-It ends by SIGTERM or Ctrl-C: what runs may finish for a moment. A second one ends it at once.";
+With users (skep user add), clients are asked who they are, and workers must say the --token.
+
+It ends by SIGTERM or Ctrl-C: nothing new begins, and what runs may finish within --drain-timeout. A second one ends it at once.";
 
 /// Serve clients over Flight SQL, and run their statements on the workers that attach.
 ///
@@ -72,9 +76,25 @@ pub(crate) struct CoordinatorArgs {
     #[arg(long, env = "SKEP_CLUSTER_TOKEN", value_name = "SECRET", hide_env_values = true)]
     token: Option<String>,
 
+    /// Ask clients who they are: the file of users [default: users in the data directory, if it is
+    /// there]
+    #[arg(long, env = "SKEP_USERS", value_name = "FILE")]
+    users: Option<PathBuf>,
+
+    /// Let users name files below this directory or URL who are no admins (may be repeated)
+    #[arg(long = "allow-root", value_name = "DIR")]
+    allow_root: Vec<String>,
+
     /// Listen where other machines can connect, although nobody is asked who they are
     #[arg(long)]
     insecure: bool,
+
+    /// How long to let running statements finish at the end, in seconds [default: 5]
+    #[arg(long, env = "SKEP_DRAIN_TIMEOUT", value_name = "SECONDS")]
+    drain_timeout: Option<u64>,
+
+    #[command(flatten)]
+    tls: TlsArgs,
 
     /// End when standard input does
     #[arg(long, hide = true)]
@@ -98,11 +118,20 @@ impl CoordinatorArgs {
         config.http = self.http.clone().or(config.http);
         config.token = self.token.clone().or(config.token);
         config.is_insecure |= self.insecure;
+        config.users = self.users.clone().or(config.users);
+        config.engine.allowed_roots.extend(self.allow_root.iter().cloned());
+        config.drain_timeout = self.drain_timeout.map_or(config.drain_timeout, Duration::from_secs);
+        self.tls.apply(&mut config.tls);
         config.engine.data_dir = self.data_dir.clone().or(config.engine.data_dir);
         config.engine.spill_dir = self.spill_dir.clone().or(config.engine.spill_dir);
         config.engine.target_partitions = self.partitions.or(config.engine.target_partitions);
         Ok(config)
     }
+}
+
+/// Returns the scheme of the addresses of a process with these certificates.
+pub(super) fn scheme(tls: &TlsConfig) -> &'static str {
+    if tls.cert.is_some() { "grpc+tls" } else { "grpc" }
 }
 
 /// Runs the coordinator until it is told to end.
@@ -132,6 +161,7 @@ async fn serve(config: CoordinatorConfig, exit_with_stdin: bool, palette: Palett
         Ok(stop) => stop,
         Err(error) => return fail(&format!("cannot listen for signals: {error}"), None, palette),
     };
+    let scheme = scheme(&config.tls);
     let server = tokio::select! {
         started = CoordinatorServer::start(config) => match started {
             Ok(server) => server,
@@ -139,7 +169,7 @@ async fn serve(config: CoordinatorConfig, exit_with_stdin: bool, palette: Palett
         },
         () = stop.wait() => return ExitCode::SUCCESS,
     };
-    let mut line = format!("coordinator pid {} grpc://{}", process::id(), server.address());
+    let mut line = format!("coordinator pid {} {scheme}://{}", process::id(), server.address());
     if let Some(http) = server.http_address() {
         line.push_str(&format!(" http://{http}"));
     }

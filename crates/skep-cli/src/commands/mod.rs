@@ -12,11 +12,13 @@ use crate::style::Palette;
 pub(crate) mod cluster;
 pub(crate) mod coordinator;
 pub(crate) mod sql;
+pub(crate) mod user;
 pub(crate) mod worker;
 
 // What the roles have in common: being told to end, and telling where they are.
 mod children;
 mod stop;
+mod tls;
 
 /// Plans are deep trees, walked by recursion.
 const WORKER_STACK_BYTES: usize = 64 << 20;
@@ -29,6 +31,7 @@ pub(crate) fn run(mut args: Args) -> ExitCode {
         Some(Role::Coordinator(role)) => coordinator::run(&role, palette),
         Some(Role::Worker(role)) => worker::run(&role, palette),
         Some(Role::Cluster(role)) => cluster::run(&role, palette),
+        Some(Role::User(role)) => user::run(&role, palette),
     }
 }
 

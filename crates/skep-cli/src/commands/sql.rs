@@ -1,9 +1,11 @@
 //! Runs SQL: from the command line, from files, from standard input, or at the prompt.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use skep_client::ConnectOptions;
 use skep_engine::{EngineConfig, Error};
 use tokio::runtime::Runtime;
 
@@ -30,6 +32,9 @@ pub(crate) fn run(mut args: Args) -> ExitCode {
     }
     if let Some(option) = args.url.as_ref().and_then(|_| args.option_of_this_process()) {
         exit_with_usage_error(&format!("{option} is for statements in this process, not at a URL"));
+    }
+    if args.url.is_none() && args.tls_ca_of(None).is_some() {
+        exit_with_usage_error("--tls-ca is for statements at a URL, not in this process");
     }
     let scripts = match open_scripts(&mut args) {
         Ok(scripts) => scripts,
@@ -116,10 +121,47 @@ fn open_executor(args: &Args) -> Result<Executor, Error> {
     let runtime = runtime().map_err(|error| failed("start threads", error))?;
     let interrupts = listen(&runtime).map_err(|error| failed("listen for Ctrl-C", error))?;
     let connection: Arc<dyn Connection> = match &args.url {
-        Some(url) => Arc::new(runtime.block_on(RemoteConnection::open(url))?),
+        Some(url) => {
+            let options = connect_options(args, url)?;
+            Arc::new(runtime.block_on(RemoteConnection::open(url, &options))?)
+        }
         None => Arc::new(runtime.block_on(EmbeddedConnection::open(engine_config(args)))?),
     };
     Ok(Executor::new(runtime, connection, interrupts))
+}
+
+/// Reads what is needed to connect and not in the URL.
+fn connect_options(args: &Args, url: &str) -> Result<ConnectOptions, Error> {
+    let read = |path: &Path| {
+        let path = path.to_owned();
+        std::fs::read(&path).map_err(|source| Error::Io { action: "read", path, source })
+    };
+    let tls_ca = args.tls_ca_of(Some(url)).map(read).transpose()?;
+    Ok(ConnectOptions { tls_ca, password: password(url)? })
+}
+
+/// Returns the password of a URL that names a user alone: from the environment, or the terminal.
+fn password(url: &str) -> Result<Option<String>, Error> {
+    let Some(user) = user_without_password(url) else { return Ok(None) };
+    if let Ok(password) = std::env::var("SKEP_PASSWORD") {
+        return Ok(Some(password));
+    }
+    if !io::stdin().is_terminal() {
+        return Ok(None);
+    }
+    let asked = rpassword::prompt_password(format!("password of {user}: "));
+    let failed = |source| Error::Internal {
+        message: format!("cannot ask for the password: {source}"),
+        source: None,
+    };
+    asked.map(Some).map_err(|error: io::Error| failed(error))
+}
+
+fn user_without_password(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    let authority = rest.split('/').next()?;
+    let (user, _) = authority.rsplit_once('@')?;
+    (!user.is_empty() && !user.contains(':')).then_some(user)
 }
 
 fn listen(runtime: &Runtime) -> io::Result<Interrupts> {

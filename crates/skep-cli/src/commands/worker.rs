@@ -6,7 +6,9 @@ use std::process::{self, ExitCode};
 use clap::Args;
 use skep_server::{WorkerConfig, WorkerServer};
 
+use super::coordinator::scheme;
 use super::stop::StopRequests;
+use super::tls::TlsArgs;
 use super::{fail, fail_with, runtime, say};
 use crate::args::memory_limit;
 use crate::size::Size;
@@ -64,6 +66,9 @@ pub(crate) struct WorkerArgs {
     #[arg(long)]
     insecure: bool,
 
+    #[command(flatten)]
+    tls: TlsArgs,
+
     /// The id to ask for
     #[arg(long, hide = true, value_parser = clap::value_parser!(u64).range(1..))]
     id: Option<u64>,
@@ -83,7 +88,8 @@ pub(super) fn slots(text: &str) -> Result<usize, String> {
 
 impl WorkerArgs {
     fn config(&self) -> WorkerConfig {
-        let defaults = WorkerConfig::new(self.coordinator.clone());
+        let mut defaults = WorkerConfig::new(self.coordinator.clone());
+        self.tls.apply(&mut defaults.tls);
         WorkerConfig {
             listen: self.listen.clone(),
             advertise: self.advertise.clone(),
@@ -115,6 +121,7 @@ async fn serve(config: WorkerConfig, exit_with_stdin: bool, palette: Palette) ->
         Ok(stop) => stop,
         Err(error) => return fail(&format!("cannot listen for signals: {error}"), None, palette),
     };
+    let scheme = scheme(&config.tls);
     let server = tokio::select! {
         started = WorkerServer::start(config) => match started {
             Ok(server) => server,
@@ -132,7 +139,7 @@ async fn serve(config: WorkerConfig, exit_with_stdin: bool, palette: Palette) ->
             return ExitCode::SUCCESS;
         }
     };
-    let line = format!("worker {id} pid {} grpc://{}", process::id(), server.advertised());
+    let line = format!("worker {id} pid {} {scheme}://{}", process::id(), server.advertised());
     if let Err(error) = say(&line) {
         return fail(&format!("cannot write to standard output: {error}"), None, palette);
     }

@@ -26,7 +26,11 @@ pub(crate) struct Role {
 impl Role {
     /// Starts a process with these arguments.
     pub(crate) fn start(args: &[&str]) -> Self {
-        let mut command: Command = skep(args);
+        Self::spawn(skep(args))
+    }
+
+    /// Starts a process.
+    pub(crate) fn spawn(mut command: Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
         let stdin = child.stdin.take();
         let lines = read_lines(child.stdout.take().unwrap());
@@ -163,7 +167,7 @@ impl Coordinator {
         all.extend(args);
         let role = Role::start(&all);
         let line = role.line();
-        let (url, http) = (word(&line, "grpc://").to_owned(), word(&line, "http://").to_owned());
+        let (url, http) = (word(&line, "grpc").to_owned(), word(&line, "http://").to_owned());
         Self { role, url, http, _worker: None }
     }
 }

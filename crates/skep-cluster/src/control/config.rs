@@ -127,7 +127,7 @@ impl ControlConfig {
     /// [`Error::InvalidOption`] if the address or the TLS material is no good.
     pub(super) fn endpoint(&self) -> Result<Endpoint> {
         let address = self.coordinator.as_str();
-        let authority = ["grpc://", "http://", "grpc+tls://", "https://"]
+        let authority = ["grpc://", "http://", "grpc+tls://", "grpcs://", "https://"]
             .iter()
             .find_map(|scheme| address.strip_prefix(scheme))
             .unwrap_or(address);

@@ -20,7 +20,7 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
-use skep_engine::{Error, LocalExecutor, QueryExecutor, QueryTag, QueryText, Result};
+use skep_engine::{Error, LocalExecutor, Principal, QueryExecutor, QueryTag, QueryText, Result};
 use tokio::sync::mpsc;
 use tracing::info;
 
@@ -117,6 +117,9 @@ impl ClusterExecutor {
             reason = "as many notices as there are attempts of result tasks, and the driver never waits"
         )]
         let (notices, inbox) = mpsc::unbounded_channel();
+        if let Some(principal) = context.session_config().get_extension::<Principal>() {
+            shared.owners.note(query, &principal.user);
+        }
         let text = context.session_config().get_extension::<QueryText>();
         let submission = Submission {
             query,

@@ -6,6 +6,7 @@
 //! - [`members`]: what those streams say, on its way to the driver.
 //! - [`executor`]: the engine's [`QueryExecutor`](skep_engine::QueryExecutor) over all this.
 //! - [`system_tables`], [`analyze`], [`monitor`]: what people see of it.
+//! - [`owners`]: whose queries are whose.
 //! - [`graph`]: a query's stages as the scheduler sees them.
 //! - [`result`]: reads the last stage's outputs, and starts over where one is lost.
 //!
@@ -21,6 +22,7 @@ pub mod graph;
 pub mod members;
 mod monitor;
 pub mod options;
+mod owners;
 pub mod result;
 pub mod system_tables;
 
@@ -41,6 +43,7 @@ pub use system_tables::{ClusterTables, ViewSource, Views};
 use self::driver::{Driver, Request};
 use self::executor::ClusterExecutor;
 use self::members::DriverMembers;
+use self::owners::Owners;
 use crate::codec::PlanDecoder;
 use crate::exchange::fetch::Fetcher;
 use crate::ids::QueryId;
@@ -64,6 +67,7 @@ pub(crate) struct Shared {
     pub(crate) store: PartitionStore,
     pub(crate) fetcher: Arc<dyn Fetcher>,
     pub(crate) clock: Clock,
+    pub(crate) owners: Arc<Owners>,
     next_query: AtomicU64,
 }
 
@@ -109,7 +113,12 @@ impl Coordinator {
         let (driver, snapshot) = Driver::new(&options, clock, site);
         let driver = SpawnedTask::spawn(driver.run(inbox, reports));
         let next_query = AtomicU64::new(first_query(clock.started_at));
-        let shared = Shared { options, requests, snapshot, store, fetcher, clock, next_query };
+        let limits = &options.scheduler;
+        let owners = Arc::new(Owners::new(
+            limits.remembered_query_count + limits.running_query_count + limits.queued_query_count,
+        ));
+        let shared =
+            Shared { options, requests, snapshot, store, fetcher, clock, owners, next_query };
         Self { shared: Arc::new(shared), _driver: driver }
     }
 
@@ -126,7 +135,7 @@ impl Coordinator {
     /// Returns what `system` shows of this cluster.
     pub fn system_tables(&self) -> Arc<ClusterTables> {
         let source: Arc<dyn ViewSource> = Arc::<Shared>::clone(&self.shared);
-        Arc::new(ClusterTables::new(source))
+        Arc::new(ClusterTables::new(source, Arc::clone(&self.shared.owners)))
     }
 
     /// Returns what names queries and tells how far they are.

@@ -16,8 +16,9 @@ use datafusion::arrow::array::{
     TimestampMicrosecondArray,
 };
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
-use skep_engine::{Error, Result, SystemTables};
+use skep_engine::{Error, Principal, Result, SystemTables};
 
+use super::owners::Owners;
 use crate::membership::{WorkerInfo, WorkerState};
 use crate::scheduler::{
     AttemptState, FailureKind, QueryState, QueryView, Site, StageView, TaskView, WorkerView,
@@ -66,12 +67,13 @@ pub trait ViewSource: fmt::Debug + Send + Sync + 'static {
 #[derive(Debug, Clone)]
 pub struct ClusterTables {
     source: Arc<dyn ViewSource>,
+    owners: Arc<Owners>,
 }
 
 impl ClusterTables {
-    /// Makes the tables of what `source` shows.
-    pub fn new(source: Arc<dyn ViewSource>) -> Self {
-        Self { source }
+    /// Makes the tables of what `source` shows of queries of these users.
+    pub(crate) fn new(source: Arc<dyn ViewSource>, owners: Arc<Owners>) -> Self {
+        Self { source, owners }
     }
 }
 
@@ -88,7 +90,7 @@ impl SystemTables for ClusterTables {
         TABLES.iter().map(|(name, build)| (*name, build(&nothing).schema())).collect()
     }
 
-    async fn rows(&self, table: &str) -> Result<Vec<RecordBatch>> {
+    async fn rows(&self, table: &str, viewer: &Principal) -> Result<Vec<RecordBatch>> {
         let known = TABLES.iter().find(|(name, _)| *name == table);
         let Some((name, build)) = known else {
             return Err(Error::NotFound {
@@ -98,7 +100,8 @@ impl SystemTables for ClusterTables {
                 hint: None,
             });
         };
-        let views = self.source.views(*name == "tasks").await;
+        let mut views = self.source.views(*name == "tasks").await;
+        self.owners.retain_seen(&mut views, viewer);
         Ok(vec![build(&views).batch()?])
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use datafusion::arrow::util::display::array_value_to_string;
-use skep_engine::{Engine, EngineConfig, EngineParts, LocalExecutor, build_runtime};
+use skep_engine::{Engine, EngineConfig, EngineParts, LocalExecutor, Role, build_runtime};
 
 use super::*;
 use crate::ids::{Attempt, Incarnation, QueryId, StageId, TaskId, WorkerId};
@@ -145,13 +145,50 @@ fn views() -> Views {
     }
 }
 
+/// The first query is ann's; whose the others are is not known.
+fn owners() -> Arc<Owners> {
+    let owners = Owners::new(10);
+    owners.note(views().queries[0].0.query, &"ann".into());
+    Arc::new(owners)
+}
+
+#[tokio::test]
+async fn only_an_admin_sees_what_others_do() {
+    let source = Still {
+        views: views(),
+        with_tasks: AtomicUsize::new(0),
+        without_tasks: AtomicUsize::new(0),
+    };
+    let tables = ClusterTables::new(Arc::new(source), owners());
+    let ann_first = views().queries[0].0.query;
+    for (viewer, is_all) in [
+        (Principal::new("ann", Role::Reader), false),
+        (Principal::new("bob", Role::Writer), false),
+        (Principal::new("bob", Role::Admin), true),
+    ] {
+        let expected = |query: QueryId| is_all || (query == ann_first && *viewer.user == *"ann");
+        let (queries, stages, tasks) = (views().queries, views().stages, views().tasks);
+        for (name, count) in [
+            ("queries", queries.iter().filter(|(view, _)| expected(view.query)).count()),
+            ("stages", stages.iter().filter(|view| expected(view.query)).count()),
+            ("tasks", tasks.iter().filter(|view| expected(view.task.query)).count()),
+            ("workers", views().workers.len()),
+        ] {
+            let rows = tables.rows(name, &viewer).await.unwrap();
+            let seen: usize = rows.iter().map(RecordBatch::num_rows).sum();
+            assert_eq!(seen, count, "{name} for {viewer:?}");
+        }
+    }
+    assert!(views().queries.len() > 1);
+}
+
 async fn open() -> (skep_engine::Session, Arc<Still>) {
     let source = Arc::new(Still {
         views: views(),
         with_tasks: AtomicUsize::new(0),
         without_tasks: AtomicUsize::new(0),
     });
-    let tables = ClusterTables::new(Arc::clone(&source) as Arc<dyn ViewSource>);
+    let tables = ClusterTables::new(Arc::clone(&source) as Arc<dyn ViewSource>, owners());
     let config = EngineConfig::default();
     let parts = EngineParts {
         runtime: build_runtime(&config, |pool| pool).unwrap(),
@@ -244,14 +281,15 @@ async fn rows_have_the_announced_columns_and_other_tables_are_not_there() {
         with_tasks: AtomicUsize::new(0),
         without_tasks: AtomicUsize::new(0),
     };
-    let tables = ClusterTables::new(Arc::new(source));
+    let tables = ClusterTables::new(Arc::new(source), owners());
+    let viewer = Principal::anonymous();
     let schemas = tables.schemas();
     assert_eq!(schemas.len(), 4);
     for (name, schema) in schemas {
-        for batch in tables.rows(name).await.unwrap() {
+        for batch in tables.rows(name, &viewer).await.unwrap() {
             assert_eq!(batch.schema(), schema, "{name}");
         }
     }
-    let error = tables.rows("nope").await.unwrap_err();
+    let error = tables.rows("nope", &viewer).await.unwrap_err();
     assert_eq!(error.to_string(), "table \"system.nope\" not found");
 }

@@ -45,7 +45,8 @@ impl Channels {
             entry.get_mut().1 = uses;
             return Ok(entry.get().0.clone());
         }
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))?
+        let scheme = if config.tls.is_some() { "https" } else { "http" };
+        let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))?
             .connect_timeout(config.connect_timeout)
             .tcp_nodelay(true)
             .tcp_keepalive(Some(TCP_KEEPALIVE))
@@ -55,6 +56,9 @@ impl Channels {
             .initial_stream_window_size(config.stream_window_bytes)
             .initial_connection_window_size(config.connection_window_bytes)
             .max_frame_size(FRAME_BYTES);
+        if let Some(tls) = &config.tls {
+            endpoint = endpoint.tls_config(tls.clone())?;
+        }
         let channel = endpoint.connect_lazy();
         state.open.insert(address.to_owned(), (channel.clone(), uses));
         if state.open.len() > config.max_connections {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tonic::transport::ClientTlsConfig;
+
 use crate::error::{Error, Result};
 
 /// Whether batches are compressed on their way.
@@ -49,6 +51,8 @@ impl Default for ServeConfig {
 pub struct FetchConfig {
     /// The cluster's shared secret, if it has one.
     pub token: Option<String>,
+    /// How the other processes are known and told who speaks; plain TCP without.
+    pub tls: Option<ClientTlsConfig>,
     /// Most bytes of one message.
     pub max_message_bytes: usize,
     /// Bytes that are on their way to one task or wait there. Beyond it one batch at a time comes
@@ -76,6 +80,7 @@ impl Default for FetchConfig {
     fn default() -> Self {
         Self {
             token: None,
+            tls: None,
             max_message_bytes: MAX_MESSAGE_BYTES,
             task_budget_bytes: 32 << 20,
             expected_batch_bytes: 1 << 20,

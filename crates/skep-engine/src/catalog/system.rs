@@ -22,6 +22,7 @@ use datafusion::error::DataFusionError;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 
+use crate::access::{Principal, Role};
 use crate::catalog::SYSTEM;
 use crate::catalog::entry::{Definition, TableEntry};
 use crate::error::{Error, Result};
@@ -32,13 +33,13 @@ pub trait SystemTables: fmt::Debug + Send + Sync {
     /// Returns the tables with their columns, which stay the same; names are lower case.
     fn schemas(&self) -> Vec<(&'static str, SchemaRef)>;
 
-    /// Returns the rows that a table has now.
+    /// Returns the rows that a table has now, as far as this user may see them.
     ///
     /// Shape: the table's columns; any number of batches.
     ///
     /// # Errors
     /// Whatever keeps them from being known.
-    async fn rows(&self, table: &str) -> Result<Vec<RecordBatch>>;
+    async fn rows(&self, table: &str, viewer: &Principal) -> Result<Vec<RecordBatch>>;
 }
 
 /// The tables of the schema `system`, or that there is no such schema.
@@ -115,12 +116,15 @@ impl TableProvider for SystemTable {
     /// Takes the rows of now: a source in memory, which no executor sends away.
     async fn scan(
         &self,
-        _state: &dyn Session,
+        state: &dyn Session,
         projection: Option<&Vec<usize>>,
         _filters: &[Expr],
         limit: Option<usize>,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        let batches = self.source.rows(self.name).await?;
+        let viewer = state.config().get_extension::<Principal>();
+        // Each session has one; without, there is nobody whose work it is.
+        let viewer = viewer.unwrap_or_else(|| Arc::new(Principal::new("", Role::Reader)));
+        let batches = self.source.rows(self.name, &viewer).await?;
         if batches.iter().any(|batch| batch.schema() != self.schema) {
             return Err(DataFusionError::from(Error::Internal {
                 message: format!("the rows of {SYSTEM}.{} have other columns than it", self.name),

@@ -36,7 +36,8 @@ mod tests;
 
 pub use failure::explain_failure;
 pub(crate) use format::Format;
-pub(crate) use open::{keep_inferred, open, open_path};
+pub(crate) use location::Location;
+pub(crate) use open::{keep_inferred, names_files, open, open_path};
 pub use scan::JsonArrayFile;
 pub(crate) use table::{FileTable, SortColumn};
 pub(crate) use write::{FileTarget, WriteMode, copy_target, insert_target, write};

@@ -168,7 +168,7 @@ pub(crate) async fn open_path(
     path: &str,
     format: Option<Format>,
 ) -> Result<Option<Arc<dyn TableProvider>>> {
-    if format.is_none() && !looks_like_path(path) {
+    if !names_files(path, format) {
         return Ok(None);
     }
     let format = match format {
@@ -176,6 +176,11 @@ pub(crate) async fn open_path(
         None => tell_format(state.runtime_env(), path).await?,
     };
     open(state, &FileTable::undeclared(format, path)?).await.map(Some)
+}
+
+/// Returns whether [`open_path`] would look for files.
+pub(crate) fn names_files(path: &str, format: Option<Format>) -> bool {
+    format.is_some() || looks_like_path(path)
 }
 
 fn looks_like_path(text: &str) -> bool {

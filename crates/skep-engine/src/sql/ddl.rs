@@ -100,6 +100,7 @@ impl Session {
         create: &CreateTable,
         tag: &str,
     ) -> Result<QueryStream> {
+        table.locations.iter().try_for_each(|text| self.inner.policy.check_location(text))?;
         let state = self.state();
         let provider = files::open(&state, &table).await?;
         files::keep_inferred(&mut table, provider.as_ref());
@@ -117,6 +118,7 @@ impl Session {
         create: CreateTable,
         format: Format,
     ) -> Result<QueryStream> {
+        self.inner.policy.require_writer("CREATE TABLE")?;
         let state = self.state();
         let plan = match &create.query {
             Some(query) => {
@@ -215,7 +217,7 @@ impl Session {
                 self.refuse_temporaries(&create.query)?;
                 self.refuse_circle(&view, schema, name, 0)?;
                 // Planned to see that it can be; each use plans it anew.
-                self.inner.plan_view(&state, &view, 0).await?;
+                self.inner.plan_view(&state, &view, 0, false).await?;
                 Definition::View(view)
             }
         };
@@ -275,6 +277,7 @@ impl Session {
         name: &ObjectName,
         if_not_exists: bool,
     ) -> Result<QueryStream> {
+        self.inner.policy.require_writer("CREATE SCHEMA")?;
         let name = schema_name(name)?;
         if if_not_exists && self.has_system_schema(&name) {
             return Ok(command_done("CREATE SCHEMA"));
@@ -321,6 +324,9 @@ impl Session {
         if let Definition::System(_) = &entry.definition {
             return Err(read_only(&reference));
         }
+        if !self.is_temporary(&reference) {
+            self.inner.policy.require_writer("DROP")?;
+        }
         // Spark drops a temporary view over files with either word.
         let is_other = entry.is_view() != (drop.kind == DropKind::View);
         if is_other && !self.is_temporary(&reference) {
@@ -351,6 +357,7 @@ impl Session {
     }
 
     fn drop_schema(&self, name: &ObjectName, drop: &Drop) -> Result<()> {
+        self.inner.policy.require_writer("DROP SCHEMA")?;
         let name = schema_name(name)?;
         if self.has_system_schema(&name) {
             return Err(Error::plan(format!("schema \"{SYSTEM}\" cannot be dropped")));
@@ -390,9 +397,22 @@ impl Session {
             Some(schema) if temporary => Err(Error::plan(format!(
                 "a temporary table has no schema, but \"{schema}\" is given"
             ))),
-            Some(schema) => persistent_place(schema.to_owned(), name),
-            None => persistent_place(self.scope().schema, name),
+            Some(schema) => self.persistent_place(schema.to_owned(), name),
+            None => self.persistent_place(self.scope().schema, name),
         }
+    }
+
+    /// Nobody's tables but the system's are in its schema.
+    pub(super) fn persistent_place(&self, schema: String, name: String) -> Result<Place> {
+        self.inner.policy.require_writer("CREATE")?;
+        if schema == SYSTEM {
+            return Err(Error::Plan {
+                message: format!("no table can be made in schema \"{SYSTEM}\""),
+                position: None,
+                hint: Some("it shows what the cluster does, and can only be read".to_owned()),
+            });
+        }
+        Ok(Place::Persistent { schema, name })
     }
 
     pub(super) fn exists(&self, place: &Place) -> Result<bool> {
@@ -415,6 +435,7 @@ impl Session {
         match place {
             Place::Temporary { name } => self.inner.catalog.add_temporary(&name, entry, or_replace),
             Place::Persistent { schema, name } => {
+                self.inner.policy.require_writer("CREATE")?;
                 let catalog = self.inner.catalog.persistent();
                 let replaced = catalog.add_table(&schema, &name, entry, or_replace)?;
                 replaced.map_or(Ok(()), |entry| catalog.forget_files(&entry))
@@ -494,18 +515,6 @@ impl Session {
             }
         }
     }
-}
-
-/// Nobody's tables but the system's are in its schema.
-pub(super) fn persistent_place(schema: String, name: String) -> Result<Place> {
-    if schema == SYSTEM {
-        return Err(Error::Plan {
-            message: format!("no table can be made in schema \"{SYSTEM}\""),
-            position: None,
-            hint: Some("it shows what the cluster does, and can only be read".to_owned()),
-        });
-    }
-    Ok(Place::Persistent { schema, name })
 }
 
 /// The error of changing a system table.

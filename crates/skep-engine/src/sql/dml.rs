@@ -23,6 +23,7 @@ impl Session {
         state: &SessionState,
         statement: DmlStatement,
     ) -> Result<QueryStream> {
+        self.inner.policy.require_writer("INSERT")?;
         let mode = match statement.op {
             WriteOp::Insert(InsertOp::Append) => WriteMode::Append,
             WriteOp::Insert(InsertOp::Overwrite) => WriteMode::Overwrite,
@@ -59,6 +60,7 @@ impl Session {
 
     /// `COPY ... TO`: one new file or directory, and never over something that is there.
     pub(crate) async fn copy(&self, copy: CopyToStatement) -> Result<QueryStream> {
+        self.inner.policy.require_writer("COPY")?;
         let state = self.state();
         let statement = match copy.source {
             CopyToSource::Query(query) => {
@@ -78,6 +80,7 @@ impl Session {
             option_texts(copy.options),
             copy.partitioned_by,
         )?;
+        self.inner.policy.check_location(&target.location)?;
         let planned = self.inner.plan(&state, statement, self.scope()).await?;
         let input = named_columns(planned, &[])?;
         let executor = self.inner.engine.executor.as_ref();

@@ -25,7 +25,7 @@ use crate::catalog::TEMP;
 use crate::error::{Error, Result};
 use crate::files::{self, Format, WriteMode};
 use crate::session::Session;
-use crate::sql::ddl::{Place, persistent_place};
+use crate::sql::ddl::Place;
 use crate::sql::statement::CreateTable;
 
 /// Where rows go, and what is to happen if that is or is not there.
@@ -79,6 +79,7 @@ impl Session {
         schema: SchemaRef,
         batches: BoxStream<'static, Result<RecordBatch>>,
     ) -> Result<u64> {
+        self.inner.policy.require_writer("ingest")?;
         let place = self.ingest_place(&ingest)?;
         let rows = rows_plan(schema, batches)?;
         let is_there = self.exists(&place)?;
@@ -111,8 +112,8 @@ impl Session {
             (Some(schema), true) => Err(Error::plan(format!(
                 "a temporary table has no schema, but \"{schema}\" is given"
             ))),
-            (Some(schema), false) => persistent_place(schema.to_owned(), name),
-            (None, false) => persistent_place(self.scope().schema, name),
+            (Some(schema), false) => self.persistent_place(schema.to_owned(), name),
+            (None, false) => self.persistent_place(self.scope().schema, name),
         }
     }
 

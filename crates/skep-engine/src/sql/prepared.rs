@@ -154,6 +154,7 @@ impl Session {
             _ => plan,
         };
         let is_bound = parameters.is_empty() || values.is_some();
+        self.inner.policy.check_plan(&plan)?;
         // Only the physical plan knows for sure which columns may be NULL.
         let schema = match is_bound {
             true => guard(state.create_physical_plan(&plan)).await??.schema(),

@@ -37,6 +37,10 @@ impl Session {
         }
         refuse_fixed(name)?;
         self.check_known(name)?;
+        if object_stores::is_store_setting(name) {
+            // It would lead others' tables to another server.
+            self.inner.policy.require_writer("a setting of object stores")?;
+        }
         if name == TIME_ZONE {
             check_time_zone(value)?;
         }

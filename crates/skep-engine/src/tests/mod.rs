@@ -1,5 +1,6 @@
 //! What stands behind the engine, played by recorders: the executor and the system tables.
 
+mod access;
 mod seam;
 mod system;
 
@@ -15,8 +16,8 @@ use datafusion::physical_plan::ExecutionPlan;
 use parking_lot::Mutex;
 
 use crate::{
-    Engine, EngineConfig, EngineParts, LocalExecutor, QueryExecutor, QueryText, Result, Session,
-    SystemTables, build_runtime,
+    Engine, EngineConfig, EngineParts, LocalExecutor, Principal, QueryExecutor, QueryText, Result,
+    Session, SystemTables, build_runtime,
 };
 
 /// Runs plans in this process and notes with what it was asked to.
@@ -71,7 +72,7 @@ impl SystemTables for Counts {
         vec![("counts", counts_schema()), ("none", counts_schema())]
     }
 
-    async fn rows(&self, table: &str) -> Result<Vec<RecordBatch>> {
+    async fn rows(&self, table: &str, _viewer: &Principal) -> Result<Vec<RecordBatch>> {
         if table == "none" {
             return Ok(Vec::new());
         }

@@ -137,8 +137,8 @@ impl SystemTables for Wrong {
         vec![("wrong", Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, false)])))]
     }
 
-    async fn rows(&self, _table: &str) -> Result<Vec<RecordBatch>> {
-        Counts::default().rows("counts").await
+    async fn rows(&self, _table: &str, viewer: &Principal) -> Result<Vec<RecordBatch>> {
+        Counts::default().rows("counts", viewer).await
     }
 }
 

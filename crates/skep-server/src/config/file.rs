@@ -47,6 +47,14 @@ const KEYS: &[Key] = keys! {
     "http" => http: some_text,
     "insecure" => is_insecure: boolean,
     "token" => token: some_text,
+    "users" => users: some_path,
+    "token_lifetime" => token_lifetime: duration,
+    "allowed_roots" => engine.allowed_roots: texts,
+    "tls.cert" => tls.cert: some_path,
+    "tls.key" => tls.key: some_path,
+    "tls.ca" => tls.ca: some_path,
+    "tls.client_ca" => tls.client_ca: some_path,
+    "tls.server_name" => tls.server_name: some_text,
     "data_dir" => engine.data_dir: some_path,
     "spill_dir" => engine.spill_dir: some_path,
     "spill_limit_bytes" => engine.spill_limit: number,
@@ -67,6 +75,10 @@ const KEYS: &[Key] = keys! {
     "grpc.stream_window_bytes" => grpc.stream_window_bytes: number,
     "grpc.connection_window_bytes" => grpc.connection_window_bytes: number,
     "grpc.max_message_bytes" => grpc.max_message_bytes: number,
+    "grpc.max_connection_count" => grpc.max_connection_count: number,
+    "grpc.max_newcomer_count" => grpc.max_newcomer_count: number,
+    "grpc.silence_timeout" => grpc.silence_timeout: duration,
+    "grpc.handshake_timeout" => grpc.handshake_timeout: duration,
     "planner.small_query_bytes" => planner.small_query_bytes: whole,
     "planner.min_scan_bytes_per_task" => planner.min_scan_bytes_per_task: whole,
     "scheduler.heartbeat_timeout" => scheduler.membership.heartbeat_timeout: duration,
@@ -176,6 +188,11 @@ fn some_text(value: &Value) -> Result<Option<String>, String> {
     text(value).map(Some)
 }
 
+fn texts(value: &Value) -> Result<Vec<String>, String> {
+    let values = value.as_array().ok_or("expected a list of texts, as in [\"a\", \"b\"]")?;
+    values.iter().map(text).collect()
+}
+
 fn some_path(value: &Value) -> Result<Option<PathBuf>, String> {
     Ok(Some(text(value)?.into()))
 }
@@ -237,6 +254,9 @@ mod tests {
             listen = '127.0.0.1:1234'
             data_dir = '/data'
             memory_bytes = 1073741824
+            allowed_roots = ['/open', 's3://bucket/open']
+            [tls]
+            cert = 'cert.pem'
             [sessions]
             idle_timeout = '10min'
             [scheduler]
@@ -252,6 +272,8 @@ mod tests {
         assert_eq!(config.scheduler.retained_generations, 0);
         assert_eq!(config.scheduler.locality_wait, Duration::from_millis(5));
         assert_eq!(config.http, None);
+        assert_eq!(config.engine.allowed_roots, ["/open", "s3://bucket/open"]);
+        assert_eq!(config.tls.cert, Some("cert.pem".into()));
     }
 
     #[test]
@@ -284,6 +306,7 @@ mod tests {
             ("drain_timeout = '5 parsecs'", "expected a time"),
             ("drain_timeout = '0s'", "more than nothing"),
             ("insecure = 'yes'", "expected true or false"),
+            ("allowed_roots = '/open'", "\"allowed_roots\": expected a list"),
             ("[sessions]\nmax_count = 0", "\"sessions.max_count\": must be at least 1"),
             ("[grpc]\nstream_window_bytes = 99999999999", "out of range"),
             ("listen = ", "not TOML"),

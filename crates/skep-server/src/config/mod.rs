@@ -11,6 +11,8 @@ use skep_engine::EngineConfig;
 
 pub use file::ConfigFile;
 
+use crate::auth::users::UserFile;
+
 /// The port of a coordinator's gRPC services, if nothing else is said.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:50051";
 
@@ -32,6 +34,13 @@ pub struct CoordinatorConfig {
     pub is_insecure: bool,
     /// The secret that workers must say; `None` lets every worker in.
     pub token: Option<String>,
+    /// The file of users; `None` is `users` in the data directory, if that is there. Without one,
+    /// nobody is asked who they are.
+    pub users: Option<PathBuf>,
+    /// How long a client may use its token until it has to say its password again.
+    pub token_lifetime: Duration,
+    /// Certificates and keys.
+    pub tls: TlsConfig,
     /// Memory, disk and the catalog.
     pub engine: EngineConfig,
     /// Bounds on sessions.
@@ -56,6 +65,9 @@ impl Default for CoordinatorConfig {
             http: None,
             is_insecure: false,
             token: None,
+            users: None,
+            token_lifetime: Duration::from_secs(24 * 60 * 60),
+            tls: TlsConfig::default(),
             engine: EngineConfig::default(),
             sessions: SessionsConfig::default(),
             results: ResultsConfig::default(),
@@ -65,6 +77,36 @@ impl Default for CoordinatorConfig {
             drain_timeout: Duration::from_secs(5),
         }
     }
+}
+
+impl CoordinatorConfig {
+    /// Returns the file of users, if there is one: named, or in the data directory.
+    pub(crate) fn user_file(&self) -> Option<UserFile> {
+        let named = self.users.as_deref().map(UserFile::new);
+        let kept = || self.engine.data_dir.as_deref().map(UserFile::of_data_dir);
+        named.or_else(|| kept().filter(UserFile::exists))
+    }
+
+    /// Returns whether clients are asked who they are.
+    pub fn asks_users(&self) -> bool {
+        self.user_file().is_some()
+    }
+}
+
+/// Files for TLS, in PEM. None at all is plain TCP.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// The certificate that this process shows, with those between it and its authority.
+    pub cert: Option<PathBuf>,
+    /// Its private key.
+    pub key: Option<PathBuf>,
+    /// The authorities by which other processes of the cluster are known; `None` is the system's.
+    pub ca: Option<PathBuf>,
+    /// The authority whose certificate a process of the cluster must show to be let in.
+    pub client_ca: Option<PathBuf>,
+    /// The name in the certificates of all processes of the cluster; `None` is each one's own
+    /// address.
+    pub server_name: Option<String>,
 }
 
 /// What goes to the workers, and in how many pieces.
@@ -149,6 +191,14 @@ pub struct GrpcConfig {
     pub connection_window_bytes: u32,
     /// Most bytes of one message.
     pub max_message_bytes: usize,
+    /// Most connections.
+    pub max_connection_count: usize,
+    /// Most connections that have said nothing yet; the oldest makes room for the next.
+    pub max_newcomer_count: usize,
+    /// A connection that was silent for so long is cut. Living ones answer to the keepalive.
+    pub silence_timeout: Duration,
+    /// How long the greeting of TLS may take.
+    pub handshake_timeout: Duration,
 }
 
 impl Default for GrpcConfig {
@@ -160,6 +210,10 @@ impl Default for GrpcConfig {
             connection_window_bytes: 32 << 20,
             // A batch is cut to 2 MiB; what is larger is a single row.
             max_message_bytes: 256 << 20,
+            max_connection_count: 8192,
+            max_newcomer_count: 256,
+            silence_timeout: Duration::from_secs(30),
+            handshake_timeout: Duration::from_secs(10),
         }
     }
 }
@@ -193,6 +247,8 @@ pub struct WorkerConfig {
     pub wanted_id: Option<u64>,
     /// The cluster's secret.
     pub token: Option<String>,
+    /// Certificates and keys.
+    pub tls: TlsConfig,
     /// Bounds on connections.
     pub grpc: GrpcConfig,
     /// How long a shutdown waits for what runs.
@@ -214,6 +270,7 @@ impl WorkerConfig {
             spill_dir: None,
             wanted_id: None,
             token: None,
+            tls: TlsConfig::default(),
             grpc: GrpcConfig::default(),
             drain_timeout: Duration::from_secs(2),
         }

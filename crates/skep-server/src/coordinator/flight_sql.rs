@@ -39,12 +39,13 @@ use super::front::Answers;
 use super::queries::{Said, encode_schema, is_exact, shown};
 use super::results::PendingResults;
 use super::session_options::{options, set_options};
-use super::sessions::{BEARER, OpenSession, Sessions};
+use super::sessions::{OpenSession, Sessions};
 use super::sql_info::{Bounds, sql_info};
 use super::statements::Statements;
 use super::tickets::Tickets;
 use super::xdbc_types::XDBC_TYPES;
 use super::{metadata, parameters};
+use crate::auth::gate::Caller;
 use crate::config::{CoordinatorConfig, ResultsConfig};
 use crate::error::{Error, Result as ServerResult};
 use crate::status::refuse;
@@ -276,15 +277,14 @@ impl FlightSqlService for SqlService {
 
     async fn do_handshake(
         &self,
-        _request: Request<Streaming<HandshakeRequest>>,
+        request: Request<Streaming<HandshakeRequest>>,
     ) -> Result<Response<BoxStream<'static, Result<HandshakeResponse, Status>>>, Status> {
-        let token = self.sessions.open(Instant::now())?;
-        let header = format!("{BEARER}{token}").parse();
-        let answer = HandshakeResponse { protocol_version: 0, payload: token.into() };
-        let mut response = Response::new(stream::iter([Ok(answer)]).boxed());
-        let header = header.map_err(|_invalid| Status::internal("a token is no header"))?;
-        response.metadata_mut().insert("authorization", header);
-        Ok(response)
+        let caller = Caller::of(request.extensions())?;
+        self.sessions.open(caller, Instant::now())?;
+        // The gate says the token in a header too.
+        let payload = caller.token.clone().unwrap_or_default().into();
+        let answer = HandshakeResponse { protocol_version: 0, payload };
+        Ok(Response::new(stream::iter([Ok(answer)]).boxed()))
     }
 
     async fn get_flight_info_statement(

@@ -17,7 +17,6 @@ use skep_proto::ErrorCode;
 use tonic::{Code, Request, Response, Status, Streaming, async_trait};
 
 use super::flight_sql::{SqlService, malformed};
-use super::sessions::Entered;
 use crate::status::refuse;
 
 /// A stream of answers.
@@ -50,10 +49,10 @@ impl<E: Exchanges> Front<E> {
     }
 
     /// Finds the session of a request, which goes on with it.
-    fn enter<T>(&self, mut request: Request<T>) -> Result<(Request<T>, Cookie), Status> {
-        let Entered { session, cookie } = self.sql.sessions.enter(&request, Instant::now())?;
+    fn enter<T>(&self, mut request: Request<T>) -> Result<Request<T>, Status> {
+        let session = self.sql.sessions.of(request.extensions(), Instant::now())?;
         request.extensions_mut().insert(session);
-        Ok((request, Cookie(cookie)))
+        Ok(request)
     }
 }
 
@@ -89,48 +88,48 @@ impl<E: Exchanges> FlightService for Front<E> {
         &self,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        let (request, cookie) = self.enter(request)?;
-        cookie.set(FlightService::get_flight_info(&*self.sql, request).await)
+        let request = self.enter(request)?;
+        FlightService::get_flight_info(&*self.sql, request).await.map_err(explained)
     }
 
     async fn poll_flight_info(
         &self,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<PollInfo>, Status> {
-        let (request, cookie) = self.enter(request)?;
-        cookie.set(self.sql.poll_info(request).await.map(Response::new))
+        let request = self.enter(request)?;
+        self.sql.poll_info(request).await.map(Response::new).map_err(explained)
     }
 
     async fn get_schema(
         &self,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<SchemaResult>, Status> {
-        let (request, cookie) = self.enter(request)?;
-        cookie.set(self.sql.schema(request).await.map(Response::new))
+        let request = self.enter(request)?;
+        self.sql.schema(request).await.map(Response::new).map_err(explained)
     }
 
     async fn do_get(
         &self,
         request: Request<Ticket>,
     ) -> Result<Response<Self::DoGetStream>, Status> {
-        let (request, cookie) = self.enter(request)?;
-        cookie.set(FlightService::do_get(&*self.sql, request).await)
+        let request = self.enter(request)?;
+        FlightService::do_get(&*self.sql, request).await.map_err(explained)
     }
 
     async fn do_put(
         &self,
         request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Self::DoPutStream>, Status> {
-        let (request, cookie) = self.enter(request)?;
-        cookie.set(FlightService::do_put(&*self.sql, request).await)
+        let request = self.enter(request)?;
+        FlightService::do_put(&*self.sql, request).await.map_err(explained)
     }
 
     async fn do_action(
         &self,
         request: Request<Action>,
     ) -> Result<Response<Self::DoActionStream>, Status> {
-        let (request, cookie) = self.enter(request)?;
-        cookie.set(FlightService::do_action(&*self.sql, request).await)
+        let request = self.enter(request)?;
+        FlightService::do_action(&*self.sql, request).await.map_err(explained)
     }
 
     async fn list_actions(
@@ -145,21 +144,6 @@ impl<E: Exchanges> FlightService for Front<E> {
         request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Self::DoExchangeStream>, Status> {
         self.exchange.do_exchange(request).await
-    }
-}
-
-/// The cookie that an answer sets, if any.
-#[derive(Debug)]
-struct Cookie(Option<String>);
-
-impl Cookie {
-    /// Puts it into an answer; a refusal becomes one that says what it is.
-    fn set<T>(self, answer: Result<Response<T>, Status>) -> Result<Response<T>, Status> {
-        let mut answer = answer.map_err(explained)?;
-        if let Some(Ok(cookie)) = self.0.map(|cookie| cookie.parse()) {
-            answer.metadata_mut().insert("set-cookie", cookie);
-        }
-        Ok(answer)
     }
 }
 

@@ -38,6 +38,7 @@ use super::front::Answers;
 use super::parameters;
 use super::results::PendingResult;
 use super::sessions::{OpenSession, STRING_VIEW};
+use super::statements::Running;
 use super::tickets::{Claim, Purpose};
 use crate::status::{refuse, status_of_query};
 
@@ -53,6 +54,12 @@ pub(super) struct Said {
 }
 
 impl SqlService {
+    /// Gives a statement of a session its number.
+    pub(super) fn begin(&self, session: &OpenSession) -> Running {
+        let owner = session.session.principal().clone();
+        self.statements.begin(self.monitor.next_query().0, session.id, owner)
+    }
+
     /// Runs a statement up to its first row.
     pub(super) async fn run(
         &self,
@@ -62,9 +69,9 @@ impl SqlService {
     ) -> Result<PendingResult, Status> {
         self.check_length(sql)?;
         let place = self.results.place()?;
-        let running = self.statements.begin(self.monitor.next_query().0, session.id);
+        let running = self.begin(session);
         if let Some(target) = kill_target(sql) {
-            let stream = self.kill(&target)?;
+            let stream = self.kill(session, &target)?;
             return Ok(PendingResult { stream, running, session: Arc::clone(session), place });
         }
         let tagged = session.session.tagged(Arc::new(QueryTag::new(running.id())));
@@ -291,8 +298,10 @@ impl SqlService {
     }
 
     /// Cancels a statement by its name.
-    fn kill(&self, target: &str) -> Result<QueryStream, Status> {
+    fn kill(&self, session: &OpenSession, target: &str) -> Result<QueryStream, Status> {
         let id = target.strip_prefix('q').and_then(|number| number.parse().ok());
+        // Of others nobody is told that they run.
+        let id = id.filter(|id| self.statements.is_seen_by(*id, session.session.principal()));
         if id.is_some_and(|id| self.end(id)) {
             return Ok(QueryStream::done(StatementKind::Command { tag: "KILL QUERY".to_owned() }));
         }

@@ -132,7 +132,7 @@ mod tests {
 
     use datafusion::arrow::datatypes::Schema;
     use futures::StreamExt;
-    use skep_engine::{Engine, EngineConfig};
+    use skep_engine::{Engine, EngineConfig, Principal};
     use tonic::Code;
 
     use super::*;
@@ -164,7 +164,7 @@ mod tests {
             });
             let stream = QueryStream::new(Arc::new(Schema::empty()), batches.boxed());
             let session = Arc::clone(&self.session);
-            let running = self.statements.begin(id, session.id);
+            let running = self.statements.begin(id, session.id, Principal::anonymous());
             let place = self.results.place().unwrap();
             (PendingResult { stream, running, session, place }, watch)
         }

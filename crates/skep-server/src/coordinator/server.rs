@@ -9,7 +9,10 @@ use std::time::Duration;
 use arrow_flight::flight_service_server::FlightServiceServer;
 use datafusion::common::runtime::SpawnedTask;
 use tokio::time::{MissedTickBehavior, interval, timeout};
+use tonic::server::NamedService;
 use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 use tracing::{info, warn};
 
 use super::flight_sql::SqlService;
@@ -17,17 +20,23 @@ use super::front::Front;
 use super::results::PendingResults;
 use super::sessions::Sessions;
 use super::wiring::{ProcessExchanges, Wiring};
+use crate::auth::gate::Gate;
+use crate::auth::{Login, SigningKey};
 use crate::config::CoordinatorConfig;
 use crate::error::{Error, Result};
 use crate::http::{HttpServer, Readiness};
-use crate::listen::{Peers, advertised, bind};
+use crate::listen::{advertised, bind, raise_file_limit};
 use crate::rpc::RpcServer;
+use crate::tls::Strangers;
 
 /// How often idle sessions and results that nobody fetched are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often a shutdown looks whether all statements are done.
 const DRAIN_LOOK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// The name of the whole process where health is asked for.
+const EVERYTHING: &str = "";
 
 /// How long connections may take to close when nothing runs on them any more.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -46,6 +55,8 @@ struct State {
     sessions: Arc<Sessions>,
     results: Arc<PendingResults>,
     wiring: Wiring,
+    gate: Arc<Gate>,
+    health: HealthReporter,
     is_draining: AtomicBool,
 }
 
@@ -56,20 +67,28 @@ impl CoordinatorServer {
     /// # Errors
     /// [`Error`](crate::Error) says which of that failed.
     pub async fn start(config: CoordinatorConfig) -> Result<Self> {
+        raise_file_limit();
         // What is most often wrong first.
-        let listener = bind(&config.listen, config.is_insecure).await?;
+        let users = config.user_file();
+        let is_cluster_guarded = config.token.is_some() || config.tls.client_ca.is_some();
+        if users.is_some() && !is_cluster_guarded && !config.is_insecure {
+            return Err(Error::OpenCluster);
+        }
+        let is_open = config.is_insecure || users.is_some();
+        let listener = bind(&config.listen, is_open).await?;
         let http_listener = match &config.http {
-            Some(address) => Some(bind(address, config.is_insecure).await?),
+            Some(address) => Some(bind(address, is_open).await?),
             None => None,
         };
+        let tls = config.tls.load(Strangers::Allowed)?;
+        let login = Login::open(users, signing_key(&config)?, config.token_lifetime)?;
+        let gate = Gate::new(login, config.tls.client_ca.is_some());
         let local = listener
             .local_addr()
             .map_err(|error| Error::Internal { message: format!("no local address: {error}") })?;
         let data_address = advertised(config.advertise.as_deref(), local)?;
-        let wiring = Wiring::start(&config, data_address).await?;
-        let peers = Peers::default();
-        let engine = wiring.engine().clone();
-        let sessions = Arc::new(Sessions::new(config.sessions.clone(), engine, peers.clone()));
+        let wiring = Wiring::start(&config, data_address, tls.as_ref()).await?;
+        let sessions = Arc::new(Sessions::new(config.sessions.clone(), wiring.engine().clone()));
         let results = Arc::new(PendingResults::new(config.results.clone()));
         let (sessions_of, results_of) = (Arc::clone(&sessions), Arc::clone(&results));
         let sql = SqlService::new(sessions_of, results_of, wiring.monitor(), &config)?;
@@ -80,9 +99,10 @@ impl CoordinatorServer {
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<FlightServiceServer<Front<ProcessExchanges>>>().await;
         let routes = wiring.add_control(Routes::new(flight).add_service(health_service));
-        let rpc = RpcServer::start(listener, routes, &config.grpc, peers)?;
+        let routes = gate.guard(routes);
+        let rpc = RpcServer::start(listener, routes, &config.grpc, tls.map(|tls| tls.server))?;
         let is_draining = AtomicBool::new(false);
-        let state = Arc::new(State { sessions, results, wiring, is_draining });
+        let state = Arc::new(State { sessions, results, wiring, gate, health, is_draining });
         let http = match http_listener {
             Some(listener) => {
                 let readiness: Arc<dyn Readiness> = Arc::<State>::clone(&state);
@@ -110,11 +130,16 @@ impl CoordinatorServer {
         self.state.wiring.live_worker_count()
     }
 
-    /// Stops: takes no new connection, lets what runs finish for a bounded time, cuts what is left.
+    /// Stops: begins nothing new and says so, lets what runs finish and be fetched for a bounded
+    /// time, cuts what is left.
     pub async fn shutdown(self) {
         let Self { rpc, http, sweeper, state, drain_timeout } = self;
+        info!(?drain_timeout, "coordinator ends");
         state.is_draining.store(true, Ordering::Relaxed);
-        state.results.close();
+        state.gate.drain();
+        for service in [EVERYTHING, <FlightServiceServer<Front<ProcessExchanges>>>::NAME] {
+            state.health.set_service_status(service, ServingStatus::NotServing).await;
+        }
         let drained = async {
             let mut looks = interval(DRAIN_LOOK_INTERVAL);
             while state.sessions.are_in_use() {
@@ -124,6 +149,7 @@ impl CoordinatorServer {
         if timeout(drain_timeout, drained).await.is_err() {
             warn!("statements cut that did not end in time");
         }
+        state.results.close();
         state.wiring.stop();
         rpc.shutdown(CLOSE_TIMEOUT).await;
         drop(sweeper);
@@ -150,6 +176,11 @@ impl fmt::Debug for CoordinatorServer {
             .field("http_address", &self.http_address())
             .finish_non_exhaustive()
     }
+}
+
+/// Returns the key that tokens are signed with; kept where there is a place for it.
+fn signing_key(config: &CoordinatorConfig) -> Result<SigningKey> {
+    config.engine.data_dir.as_deref().map_or_else(SigningKey::fresh, SigningKey::of_data_dir)
 }
 
 async fn sweep(state: Arc<State>) {

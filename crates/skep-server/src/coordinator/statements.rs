@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use skep_engine::{Error, Result};
+use skep_engine::{Error, Principal, Result};
 use tokio::sync::watch;
 
 /// Cancelled statements that are remembered, so that a ticket of one does not run it again.
@@ -28,6 +28,7 @@ struct Shared {
 #[derive(Debug)]
 struct Entry {
     session: u64,
+    owner: Principal,
     cancel: watch::Sender<bool>,
 }
 
@@ -41,9 +42,9 @@ pub(super) struct Running {
 
 impl Statements {
     /// Notes that a statement of a session runs under a number that no other has.
-    pub(super) fn begin(&self, id: u64, session: u64) -> Running {
+    pub(super) fn begin(&self, id: u64, session: u64, owner: Principal) -> Running {
         let (cancel, cancelled) = watch::channel(false);
-        self.shared.lock().running.insert(id, Entry { session, cancel });
+        self.shared.lock().running.insert(id, Entry { session, owner, cancel });
         Running { id, cancelled, shared: Arc::clone(&self.shared) }
     }
 
@@ -57,6 +58,12 @@ impl Statements {
             shared.cancelled.pop_front();
         }
         true
+    }
+
+    /// Tells whether somebody may see, and so cancel, a statement that runs.
+    pub(super) fn is_seen_by(&self, id: u64, viewer: &Principal) -> bool {
+        let shared = self.shared.lock();
+        shared.running.get(&id).is_some_and(|entry| viewer.sees(&entry.owner.user))
     }
 
     /// Cancels all statements of a session.
@@ -124,13 +131,19 @@ impl Drop for Running {
 
 #[cfg(test)]
 mod tests {
+    use skep_engine::Role;
+
     use super::*;
+
+    fn me() -> Principal {
+        Principal::new("me", Role::Reader)
+    }
 
     #[tokio::test]
     async fn what_runs_can_be_cancelled_and_what_has_ended_cannot() {
         let statements = Statements::default();
-        let running = statements.begin(1, 10);
-        let other = statements.begin(2, 10);
+        let running = statements.begin(1, 10, me());
+        let other = statements.begin(2, 10, me());
         assert!(statements.cancel(1));
         let outcome = running.until_cancelled(std::future::pending::<Result<()>>()).await;
         assert!(matches!(outcome, Err(Error::Cancelled)));
@@ -144,17 +157,27 @@ mod tests {
     #[tokio::test]
     async fn the_end_of_a_session_ends_its_statements_alone() {
         let statements = Statements::default();
-        let (mine, others) = (statements.begin(1, 10), statements.begin(2, 11));
+        let (mine, others) = (statements.begin(1, 10, me()), statements.begin(2, 11, me()));
         statements.cancel_of(10);
         assert!(mine.is_cancelled());
         assert!(!others.is_cancelled());
     }
 
     #[test]
+    fn a_statement_is_its_owners_and_the_admins_to_cancel() {
+        let statements = Statements::default();
+        let _running = statements.begin(1, 10, me());
+        assert!(statements.is_seen_by(1, &me()));
+        assert!(!statements.is_seen_by(1, &Principal::new("you", Role::Writer)));
+        assert!(statements.is_seen_by(1, &Principal::new("root", Role::Admin)));
+        assert!(!statements.is_seen_by(2, &me()));
+    }
+
+    #[test]
     fn what_is_remembered_of_cancelled_statements_has_a_bound() {
         let statements = Statements::default();
         for id in 0..REMEMBERED as u64 + 1 {
-            let running = statements.begin(id, 1);
+            let running = statements.begin(id, 1, me());
             assert!(statements.cancel(id));
             drop(running);
         }

@@ -25,6 +25,7 @@ use super::front::{Answers, Exchanges};
 use crate::config::CoordinatorConfig;
 use crate::error::{Error, Result};
 use crate::io_runtime::IoRuntime;
+use crate::tls::Tls;
 
 /// The parts of a coordinator.
 pub(super) struct Wiring {
@@ -48,11 +49,16 @@ impl Wiring {
     ///
     /// # Errors
     /// Whatever part does not start.
-    pub(super) async fn start(config: &CoordinatorConfig, data_address: String) -> Result<Self> {
+    pub(super) async fn start(
+        config: &CoordinatorConfig,
+        data_address: String,
+        tls: Option<&Tls>,
+    ) -> Result<Self> {
         let (runtime, store) = open(config.engine.clone()).await?;
         let io = IoRuntime::start()?;
         let fetch = FetchConfig {
             token: config.token.clone(),
+            tls: tls.map(|tls| tls.client.clone()),
             max_message_bytes: config.grpc.max_message_bytes,
             ..FetchConfig::default()
         };

@@ -1,15 +1,13 @@
 //! Sessions: whose they are, what they keep, how they end.
 
-use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt};
-use arrow_flight::{Action, FlightDescriptor};
+use arrow_flight::Action;
 use prost::Message;
 use skep_proto::client::session_option_value::OptionValue;
 use skep_proto::client::{
     CloseSessionRequest, CloseSessionResult, GetSessionOptionsRequest, GetSessionOptionsResult,
     SessionOptionValue, SetSessionOptionsRequest, SetSessionOptionsResult,
 };
-use tonic::metadata::MetadataMap;
-use tonic::{Code, Request};
+use tonic::Code;
 
 use super::{Client, act, anonymous, channel, connect, refused, rows, update, value};
 use crate::role::Coordinator;
@@ -44,21 +42,18 @@ async fn without_a_login_a_connection_is_a_session() {
 async fn a_cookie_carries_a_session_to_another_connection() {
     let coordinator = Coordinator::start(&[]);
     let mut first = anonymous(&coordinator).await;
-    let (_, headers) = ask(&mut first, "CREATE TEMPORARY TABLE t AS SELECT 'first' AS x").await;
-    let cookie = headers.get("set-cookie").unwrap().to_str().unwrap();
+    let hello = futures::stream::iter([arrow_flight::HandshakeRequest::default()]);
+    let answer = first.inner_mut().handshake(hello).await.unwrap();
+    let cookie = answer.metadata().get("set-cookie").unwrap().to_str().unwrap();
     assert!(cookie.starts_with("skep_session="), "{cookie}");
-    let cookie = cookie.split(';').next().unwrap();
+    let cookie = format!("other=1; {}", cookie.split(';').next().unwrap());
+    first.set_header("cookie", cookie.clone());
+    update(&mut first, "CREATE TEMPORARY TABLE t AS SELECT 'first' AS x").await;
     let mut second = anonymous(&coordinator).await;
     second.set_header("cookie", cookie);
     assert_eq!(value(&mut second, "SELECT x FROM t").await, "first");
-}
-
-async fn ask(client: &mut Client, sql: &str) -> (arrow_flight::FlightInfo, MetadataMap) {
-    let command = CommandStatementQuery { query: sql.to_owned(), transaction_id: None };
-    let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
-    let answer = client.inner_mut().get_flight_info(Request::new(descriptor)).await.unwrap();
-    let (headers, info, _) = answer.into_parts();
-    (info, headers)
+    second.set_header("cookie", "skep_session=guess");
+    refused(rows(&mut second, "SELECT 1").await, Code::Unauthenticated, "");
 }
 
 async fn set(client: &mut Client, name: &str, value: OptionValue) -> SetSessionOptionsResult {

@@ -1,0 +1,189 @@
+//! Running a coordinator: its health, its end, and what strangers may do to its port.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pty::process::Signal;
+
+use crate::process::{run, skep};
+use crate::role::Coordinator;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Asks a probe; returns the status and the body.
+fn probe(coordinator: &Coordinator, path: &str) -> Option<String> {
+    let address = coordinator.http.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+/// A client whose rows flow for ever, and are flowing.
+fn endless(coordinator: &Coordinator) -> Child {
+    let query = "SELECT value FROM generate_series(1, 1000000000000)";
+    let mut child = skep(&[&coordinator.url, "--format", "csv", "-c", query])
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 6];
+    child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"value\n");
+    child
+}
+
+#[test]
+fn an_end_lets_statements_finish_for_a_while_and_begins_none() {
+    let mut coordinator = Coordinator::start(&["--drain-timeout", "4"]);
+    assert!(probe(&coordinator, "/readyz").unwrap().starts_with("HTTP/1.1 200 "));
+    let mut client = endless(&coordinator);
+    let began = Instant::now();
+    coordinator.role.signal(Signal::Term);
+    while probe(&coordinator, "/readyz").unwrap().starts_with("HTTP/1.1 200 ") {
+        assert!(began.elapsed() < PATIENCE);
+    }
+    assert!(probe(&coordinator, "/readyz").unwrap().starts_with("HTTP/1.1 503 "));
+    assert!(probe(&coordinator, "/healthz").unwrap().starts_with("HTTP/1.1 200 "));
+    let refused = run(&[&coordinator.url, "-c", "SELECT 1"]);
+    assert!(refused.stderr.contains("error: the coordinator is ending"), "{}", refused.stderr);
+    assert_eq!(coordinator.role.wait().code(), Some(0));
+    let took = began.elapsed();
+    assert!(took >= Duration::from_secs(3) && took < Duration::from_secs(30), "{took:?}");
+    // What was cut says so, and is no short answer.
+    drop(client.stdout.take());
+    assert_ne!(client.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let mut coordinator = Coordinator::start(&["--drain-timeout", "3600"]);
+    let mut client = endless(&coordinator);
+    coordinator.role.signal(Signal::Term);
+    let began = Instant::now();
+    while probe(&coordinator, "/readyz").unwrap().starts_with("HTTP/1.1 200 ") {
+        assert!(began.elapsed() < PATIENCE);
+    }
+    coordinator.role.signal(Signal::Term);
+    assert_eq!(coordinator.role.wait().code(), Some(130));
+    assert!(began.elapsed() < Duration::from_secs(10));
+    client.kill().unwrap();
+    client.wait().unwrap();
+}
+
+#[test]
+fn an_idle_coordinator_ends_at_once() {
+    let mut coordinator = Coordinator::start(&["--drain-timeout", "3600"]);
+    run(&[&coordinator.url, "--format", "null", "-c", "SELECT 1"]).success();
+    coordinator.role.signal(Signal::Term);
+    let began = Instant::now();
+    assert_eq!(coordinator.role.wait().code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(10));
+}
+
+/// Returns the resident bytes of the coordinator.
+fn resident_bytes(coordinator: &Coordinator) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", coordinator.role.child.id()));
+    let status = status.unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+fn ask(coordinator: &Coordinator) {
+    let answer = run(&[&coordinator.url, "--format", "csv", "-c", "SELECT 1 AS x"]).success();
+    assert_eq!(answer, "x\n1\n");
+}
+
+#[test]
+fn a_thousand_that_say_nothing_keep_nobody_out() {
+    let coordinator = Coordinator::start(&[]);
+    ask(&coordinator);
+    let address = coordinator.url.strip_prefix("grpc://").unwrap();
+    let before = resident_bytes(&coordinator);
+    let mut silent = Vec::new();
+    for idx in 0..1000 {
+        let mut stream = TcpStream::connect(address).unwrap();
+        if idx % 2 == 0 {
+            // Half a greeting.
+            stream.write_all(b"PRI * HT").unwrap();
+        }
+        silent.push(stream);
+        if idx % 250 == 0 {
+            ask(&coordinator);
+        }
+    }
+    ask(&coordinator);
+    let grown = resident_bytes(&coordinator).saturating_sub(before);
+    assert!(grown < 64 << 20, "{grown} bytes");
+    // The oldest was cut to make room.
+    silent[0].set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(matches!(silent[0].read(&mut [0; 64]), Ok(_) | Err(_)));
+    drop(silent);
+    ask(&coordinator);
+}
+
+#[test]
+fn who_says_nothing_for_long_is_cut() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("skep.toml");
+    fs::write(&config, "[grpc]\nsilence_timeout = '200ms'\n").unwrap();
+    let coordinator = Coordinator::start(&["--config", config.to_str().unwrap()]);
+    let address = coordinator.url.strip_prefix("grpc://").unwrap();
+    for greeting in [&b""[..], b"PRI * HTTP/2.0\r\n"] {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(greeting).unwrap();
+        // To its end: a time-out of this read would be an error of another kind.
+        match stream.read_to_end(&mut Vec::new()) {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+        }
+    }
+    ask(&coordinator);
+}
+
+#[test]
+fn garbage_on_the_port_harms_nobody() {
+    let coordinator = Coordinator::start(&[]);
+    ask(&coordinator);
+    let address = coordinator.url.strip_prefix("grpc://").unwrap().to_owned();
+    let before = resident_bytes(&coordinator);
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let mut frames = preface.to_vec();
+    // A frame of a type that there is not, longer than any may be.
+    frames.extend([0xff, 0xff, 0xff, 0xee, 0, 0, 0, 0, 1]);
+    let garbage = [
+        vec![0; 100_000],
+        vec![0xff; 100_000],
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".repeat(50),
+        preface.repeat(3),
+        frames,
+    ];
+    let throwing: Vec<_> = garbage
+        .into_iter()
+        .map(|bytes| {
+            let address = address.clone();
+            thread::spawn(move || {
+                for _ in 0..20 {
+                    let mut stream = TcpStream::connect(&address).unwrap();
+                    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                    // It may be cut in the middle.
+                    let _ = stream.write_all(&bytes);
+                    let _ = stream.read(&mut [0; 1024]);
+                }
+            })
+        })
+        .collect();
+    ask(&coordinator);
+    for thread in throwing {
+        thread.join().unwrap();
+    }
+    ask(&coordinator);
+    let grown = resident_bytes(&coordinator).saturating_sub(before);
+    assert!(grown < 64 << 20, "{grown} bytes");
+}

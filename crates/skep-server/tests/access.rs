@@ -1,0 +1,290 @@
+//! Who is let in, in every way in which drivers say who they are.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use arrow_flight::flight_service_client::FlightServiceClient;
+use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt};
+use arrow_flight::{Action, FlightDescriptor, FlightInfo, HandshakeRequest, Ticket};
+use futures::{StreamExt, TryStreamExt};
+use prost::Message;
+use skep_engine::{EngineConfig, Role};
+use skep_server::auth::users::{User, UserFile};
+use skep_server::{CoordinatorConfig, CoordinatorServer};
+use tempfile::TempDir;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn config(data_dir: Option<&Path>) -> CoordinatorConfig {
+    CoordinatorConfig {
+        listen: "127.0.0.1:0".to_owned(),
+        token: Some("cluster".to_owned()),
+        engine: EngineConfig {
+            data_dir: data_dir.map(Path::to_owned),
+            memory_limit: Some(64 << 20),
+            ..EngineConfig::default()
+        },
+        drain_timeout: Duration::from_secs(1),
+        ..CoordinatorConfig::default()
+    }
+}
+
+/// A data directory with the users ann (a writer) and bob (a reader).
+fn data_dir() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let file = UserFile::of_data_dir(directory.path());
+    for (name, role) in [("ann", Role::Writer), ("bob", Role::Reader)] {
+        let user = User::new(role, &format!("{name}'s secret")).unwrap();
+        file.edit(|users| users.add(name, user)).unwrap();
+    }
+    directory
+}
+
+/// One connection.
+#[derive(Clone)]
+struct Driver {
+    service: FlightServiceClient<Channel>,
+    channel: Channel,
+}
+
+impl Driver {
+    async fn connect(server: &CoordinatorServer) -> Self {
+        let endpoint = Endpoint::from_shared(format!("http://{}", server.address())).unwrap();
+        let channel = endpoint.connect().await.unwrap();
+        Self { service: FlightServiceClient::new(channel.clone()), channel }
+    }
+
+    /// Returns the token that a handshake gives.
+    async fn handshake(&self, authorization: Option<&str>) -> Result<String, Status> {
+        let hello = HandshakeRequest { protocol_version: 0, payload: Default::default() };
+        let request = with(Request::new(futures::stream::iter([hello])), authorization);
+        let response = self.service.clone().handshake(request).await?;
+        let header = response.metadata().get("authorization").unwrap().to_str().unwrap().to_owned();
+        let payloads: Vec<_> = response.into_inner().try_collect().await?;
+        assert_eq!(format!("Bearer {}", String::from_utf8_lossy(&payloads[0].payload)), header);
+        Ok(header)
+    }
+
+    async fn info(&self, authorization: Option<&str>, query: &str) -> Result<FlightInfo, Status> {
+        let command = CommandStatementQuery { query: query.to_owned(), transaction_id: None };
+        let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
+        let request = with(Request::new(descriptor), authorization);
+        Ok(self.service.clone().get_flight_info(request).await?.into_inner())
+    }
+
+    /// Runs a statement to its end.
+    async fn run(&self, authorization: Option<&str>, query: &str) -> Result<(), Status> {
+        for endpoint in self.info(authorization, query).await?.endpoint {
+            let request = with(Request::new(endpoint.ticket.unwrap()), authorization);
+            let stream = self.service.clone().do_get(request).await?.into_inner();
+            let _messages: Vec<_> = stream.try_collect().await?;
+        }
+        Ok(())
+    }
+
+    async fn health(&self) -> ServingStatus {
+        let request = HealthCheckRequest { service: String::new() };
+        let mut client = HealthClient::new(self.channel.clone());
+        client.check(request).await.unwrap().into_inner().status()
+    }
+}
+
+fn with<T>(mut request: Request<T>, authorization: Option<&str>) -> Request<T> {
+    if let Some(authorization) = authorization {
+        request.metadata_mut().insert("authorization", authorization.parse().unwrap());
+    }
+    request
+}
+
+/// Basic, of credentials of a length that needs no padding or some.
+fn basic(user: &str, password: &str) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let bytes = format!("{user}:{password}").into_bytes();
+    let mut text = String::from("Basic ");
+    for chunk in bytes.chunks(3) {
+        let byte = |idx: usize| u32::from(chunk.get(idx).copied().unwrap_or_default());
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for idx in 0..4 {
+            let digit = DIGITS[(bits >> (18 - 6 * idx)) as usize & 63];
+            text.push(if idx > chunk.len() { '=' } else { char::from(digit) });
+        }
+    }
+    text
+}
+
+fn password_of(token: &str) -> &str {
+    token.strip_prefix("Bearer ").unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_way_in_is_open_to_a_user() {
+    let data = data_dir();
+    let server = CoordinatorServer::start(config(Some(data.path()))).await.unwrap();
+    let driver = Driver::connect(&server).await;
+    let ann = basic("ann", "ann's secret");
+    let token = driver.handshake(Some(&ann)).await.unwrap();
+    driver.run(Some(&token), "SELECT 1").await.unwrap();
+    // A token at the handshake, as JDBC's `token=`, and as password, as Tableau has to.
+    for said in [token.clone(), basic("", password_of(&token)), basic("ann", password_of(&token))] {
+        let again = driver.handshake(Some(&said)).await.unwrap();
+        driver.run(Some(&again), "SELECT 1").await.unwrap();
+    }
+    // Without a handshake.
+    driver.run(Some(&ann), "SELECT 1").await.unwrap();
+    driver.run(Some(&token.replace("Bearer", "bearer")), "SELECT 1").await.unwrap();
+    // Each handshake is a session of its own; a connection is one for who had none.
+    let other = driver.handshake(Some(&ann)).await.unwrap();
+    let view = "CREATE TEMPORARY VIEW mine AS SELECT 1 AS x";
+    driver.run(Some(&token), view).await.unwrap();
+    driver.run(Some(&ann), view).await.unwrap();
+    let elsewhere = Driver::connect(&server).await;
+    for (driver, said, is_there) in [
+        (&driver, &token, true),
+        (&elsewhere, &token, true),
+        (&driver, &other, false),
+        (&driver, &ann, true),
+        (&elsewhere, &ann, false),
+    ] {
+        let outcome = driver.run(Some(said), "SELECT * FROM mine").await;
+        assert_eq!(outcome.is_ok(), is_there, "{outcome:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_else_comes_in() {
+    let data = data_dir();
+    let server = CoordinatorServer::start(config(Some(data.path()))).await.unwrap();
+    let driver = Driver::connect(&server).await;
+    let token = driver.handshake(Some(&basic("bob", "bob's secret"))).await.unwrap();
+    for said in [
+        None,
+        Some(basic("bob", "wrong")),
+        Some(basic("eve", "bob's secret")),
+        Some(basic("ann", password_of(&token))),
+        Some("Bearer guess".to_owned()),
+        Some(token.replace(".bob.", ".ann.")),
+        Some("Negotiate x".to_owned()),
+    ] {
+        let said = said.as_deref();
+        let refused = driver.handshake(said).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
+        assert!(!refused.message().contains("secret") && !refused.message().contains("skep1"));
+        let refused = driver.run(said, "SELECT 1").await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
+    }
+    let refused = driver.run(Some(&token), "CREATE TABLE t (x INT)").await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    // A user that is removed is out.
+    let file = UserFile::of_data_dir(data.path());
+    file.edit(|users| users.remove("bob").map(drop)).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while driver.run(Some(&token), "SELECT 1").await.is_ok() {
+        assert!(Instant::now() < deadline);
+    }
+    // Whoever asks for health is asked nothing.
+    assert_eq!(driver.health().await, ServingStatus::Serving);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_is_started_again_takes_the_tokens_of_the_one_before() {
+    let data = data_dir();
+    let server = CoordinatorServer::start(config(Some(data.path()))).await.unwrap();
+    let driver = Driver::connect(&server).await;
+    let token = driver.handshake(Some(&basic("ann", "ann's secret"))).await.unwrap();
+    driver.run(Some(&token), "CREATE TABLE kept AS SELECT 1 AS x").await.unwrap();
+    server.shutdown().await;
+    let server = CoordinatorServer::start(config(Some(data.path()))).await.unwrap();
+    let driver = Driver::connect(&server).await;
+    driver.run(Some(&token), "SELECT * FROM kept").await.unwrap();
+    // Until the session is closed.
+    let close = Request::new(Action::new("CloseSession", ""));
+    let closed = driver.service.clone().do_action(with(close, Some(&token))).await.unwrap();
+    let _answers: Vec<_> = closed.into_inner().try_collect().await.unwrap();
+    let refused = driver.run(Some(&token), "SELECT 1").await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    // Without a place for the key, they end with the process.
+    let refused = CoordinatorServer::start(config(None)).await.unwrap();
+    let refused = Driver::connect(&refused).await.run(Some(&token), "SELECT 1").await;
+    assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_users_anybody_may_and_needs_no_handshake() {
+    let server = CoordinatorServer::start(config(None)).await.unwrap();
+    let (first, second) = (Driver::connect(&server).await, Driver::connect(&server).await);
+    // Drivers that are given a user and a password shake hands with them.
+    let token = first.handshake(Some(&basic("ann", "any"))).await.unwrap();
+    first.run(Some(&token), "SELECT 1").await.unwrap();
+    first.handshake(None).await.unwrap();
+    // Others begin at once: a connection is a session.
+    first.run(None, "CREATE TEMPORARY VIEW mine AS SELECT 1 AS x").await.unwrap();
+    first.run(None, "SELECT * FROM mine").await.unwrap();
+    second.run(Some("Bearer of some proxy"), "SELECT 1").await.unwrap();
+    assert_eq!(second.run(None, "SELECT * FROM mine").await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_large_is_refused_with_the_limit() {
+    let mut config = config(None);
+    config.grpc.max_message_bytes = 1 << 20;
+    let server = CoordinatorServer::start(config).await.unwrap();
+    let driver = Driver::connect(&server).await;
+    let large = format!("SELECT '{}'", "x".repeat(2 << 20));
+    let refused = driver.run(None, &large).await.unwrap_err();
+    assert!(refused.message().contains("1048576"), "{refused:?}");
+    let long = format!("Bearer {}", "x".repeat(9 << 10));
+    let refused = driver.run(Some(&long), "SELECT 1").await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    assert!(refused.message().contains("8192"), "{refused:?}");
+    for ticket in [&b""[..], b"nonsense", &[255; 1000]] {
+        let request = Request::new(Ticket { ticket: ticket.to_vec().into() });
+        assert!(driver.service.clone().do_get(request).await.is_err());
+    }
+    driver.run(None, "SELECT 1").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_ends_lets_what_runs_finish_and_begins_nothing() {
+    let mut config = config(None);
+    config.drain_timeout = PATIENCE;
+    let server = CoordinatorServer::start(config).await.unwrap();
+    let driver = Driver::connect(&server).await;
+    let token = driver.handshake(None).await.unwrap();
+    let running = "SELECT value FROM generate_series(1, 300000)";
+    let info = driver.info(Some(&token), running).await.unwrap();
+    let waiting = "SELECT value FROM generate_series(1, 3)";
+    let waiting = driver.info(Some(&token), waiting).await.unwrap();
+    let ticket = |info: FlightInfo| info.endpoint.into_iter().next().unwrap().ticket.unwrap();
+    let fetch = with(Request::new(ticket(info)), Some(&token));
+    let mut rows = driver.service.clone().do_get(fetch).await.unwrap().into_inner();
+    rows.next().await.unwrap().unwrap();
+    let ending = async { server.shutdown().await };
+    let meanwhile = async {
+        let deadline = Instant::now() + PATIENCE;
+        while driver.health().await == ServingStatus::Serving {
+            assert!(Instant::now() < deadline);
+            tokio::task::yield_now().await;
+        }
+        let refused = driver.handshake(None).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable);
+        let refused = driver.run(Some(&token), "SELECT 1").await.unwrap_err();
+        assert_eq!(
+            (refused.code(), refused.message()),
+            (Code::Unavailable, "the coordinator is ending")
+        );
+        // What waits to be fetched is not lost.
+        let fetch = with(Request::new(ticket(waiting)), Some(&token));
+        let fetched = driver.service.clone().do_get(fetch).await.unwrap().into_inner();
+        let _messages: Vec<_> = fetched.try_collect().await.unwrap();
+        let _messages: Vec<_> = rows.try_collect().await.unwrap();
+    };
+    let both = futures::future::join(ending, meanwhile);
+    tokio::time::timeout(PATIENCE, both).await.unwrap();
+}
