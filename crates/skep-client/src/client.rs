@@ -3,13 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow_array::RecordBatch;
 use arrow_flight::decode::FlightRecordBatchStream;
+use arrow_flight::encode::{DictionaryHandling, FlightDataEncoderBuilder};
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt};
-use arrow_flight::{Action, FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest};
+use arrow_flight::{
+    Action, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightData,
+    FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest,
+};
 use arrow_schema::SchemaRef;
-use futures::{StreamExt, TryStreamExt, stream};
+use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use prost::Message;
 use skep_proto::client::StatementOutcome;
 use tokio::time::timeout;
@@ -19,7 +25,7 @@ use tonic::{Request, Status};
 
 use crate::address::Address;
 use crate::error::{Error, Result};
-use crate::statement::{Outcome, Statement};
+use crate::statement::{Outcome, Statement, StatementHandle};
 
 /// How long it may take until a coordinator is reached and has opened a session.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -124,7 +130,12 @@ impl Client {
     /// the connection is lost.
     pub async fn execute(&self, sql: &str) -> Result<Statement> {
         let command = CommandStatementQuery { query: sql.to_owned(), transaction_id: None };
-        let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
+        self.run(command.as_any().encode_to_vec()).await
+    }
+
+    /// Runs a command whose answer is rows.
+    pub(crate) async fn run(&self, command: Vec<u8>) -> Result<Statement> {
+        let descriptor = FlightDescriptor::new_cmd(command);
         let mut service = self.service.clone();
         let info = service
             .get_flight_info(self.request(descriptor))
@@ -134,6 +145,7 @@ impl Client {
         let outcome = StatementOutcome::decode(&*info.app_metadata)
             .map_err(|error| Error::protocol(&self.address, error))?;
         let endpoints = info.endpoint.clone();
+        let handle = StatementHandle { info: info.clone(), query: outcome.query.clone() };
         let schema = SchemaRef::new(schema(info).map_err(|error| self.unexpected(error))?);
         // Asked for at once, so that giving the statement up reaches it.
         let mut results = Vec::with_capacity(endpoints.len());
@@ -149,7 +161,22 @@ impl Client {
                 false => Err(Error::protocol(&address, "rows of other columns than announced")),
             }
         });
-        Ok(Statement::new(schema, Outcome::from(outcome), batches.boxed()))
+        Ok(Statement::new(schema, Outcome::from(outcome), handle, batches.boxed()))
+    }
+
+    /// Cancels a statement, wherever it is; returns whether there was anything to cancel.
+    ///
+    /// # Errors
+    /// `PermissionDenied` for a statement of another session; `Unavailable` if the connection is
+    /// lost.
+    pub async fn cancel(&self, statement: &StatementHandle) -> Result<bool> {
+        let request = CancelFlightInfoRequest::new(statement.info.clone());
+        let answer = self.act("CancelFlightInfo", request.encode_to_vec()).await?;
+        let result = answer.first().map(|body| CancelFlightInfoResult::decode(body.as_ref()));
+        match result {
+            Some(Ok(result)) => Ok(result.status() == CancelStatus::Cancelled),
+            _ => Err(self.unexpected("nothing is said of what was cancelled")),
+        }
     }
 
     /// Ends the session: its temporary tables go now, and not when it was idle for long enough.
@@ -157,12 +184,75 @@ impl Client {
     /// # Errors
     /// `Unavailable` if the connection is lost.
     pub async fn close(&self) -> Result<()> {
-        let action = Action::new("CloseSession", "");
+        self.act("CloseSession", Vec::new()).await.map(drop)
+    }
+
+    /// Asks for an action; returns what it answers.
+    pub(crate) async fn act(&self, action: &str, body: Vec<u8>) -> Result<Vec<Bytes>> {
+        let action = Action::new(action, body);
         let mut service = self.service.clone();
         let answer =
             service.do_action(self.request(action)).await.map_err(|status| self.failed(&status))?;
-        let answers = answer.into_inner().try_collect::<Vec<_>>();
-        answers.await.map(drop).map_err(|status| self.failed(&status))
+        let answers = answer.into_inner().map_ok(|answer| answer.body).try_collect::<Vec<_>>();
+        answers.await.map_err(|status| self.failed(&status))
+    }
+
+    /// Sends rows for a command; returns what is answered.
+    pub(crate) async fn put(
+        &self,
+        command: Vec<u8>,
+        schema: Option<SchemaRef>,
+        rows: impl Stream<Item = Result<RecordBatch>> + Send + 'static,
+    ) -> Result<Bytes> {
+        let descriptor = FlightDescriptor::new_cmd(command);
+        // What goes wrong with the rows is told to the caller; the coordinator sees that they stop.
+        let (stopped, mut stop) = futures::channel::mpsc::channel(1);
+        let messages = match schema {
+            Some(schema) => {
+                let rows = rows.map_err(|error| FlightError::ExternalError(Box::new(error)));
+                FlightDataEncoderBuilder::new()
+                    .with_schema(schema)
+                    .with_dictionary_handling(DictionaryHandling::Resend)
+                    .with_flight_descriptor(Some(descriptor))
+                    .build(rows)
+                    .left_stream()
+            }
+            None => {
+                let message = FlightData::new().with_descriptor(descriptor);
+                stream::iter([Ok(message)]).right_stream()
+            }
+        };
+        let messages = until_error(messages, stopped);
+        let mut service = self.service.clone();
+        let answered = async {
+            let answer = service.do_put(self.request(messages)).await?;
+            answer.into_inner().try_collect::<Vec<_>>().await
+        };
+        let stopped = async {
+            match stop.next().await {
+                Some(error) => error,
+                // All rows were sent.
+                None => std::future::pending().await,
+            }
+        };
+        let answered = futures::future::select(Box::pin(answered), Box::pin(stopped)).await;
+        match answered {
+            futures::future::Either::Left((answered, _)) => {
+                let answers = answered.map_err(|status| self.failed(&status))?;
+                Ok(answers.into_iter().next().map(|answer| answer.app_metadata).unwrap_or_default())
+            }
+            // Dropping the call tells the coordinator that the rows are not whole.
+            futures::future::Either::Right((error, answered)) => {
+                drop(answered);
+                Err(match error {
+                    FlightError::ExternalError(error) => match error.downcast::<Error>() {
+                        Ok(error) => *error,
+                        Err(error) => self.unexpected(error),
+                    },
+                    error => Error::from_flight(&self.address, error),
+                })
+            }
+        }
     }
 
     async fn fetch(&self, endpoint: FlightEndpoint) -> Result<FlightRecordBatchStream> {
@@ -177,6 +267,8 @@ impl Client {
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("authorization", self.authorization.clone());
+        // Types come as the engine has them: views too.
+        request.metadata_mut().insert("string_view", MetadataValue::from_static("true"));
         request
     }
 
@@ -184,9 +276,27 @@ impl Client {
         Error::from_status(&self.address, status)
     }
 
-    fn unexpected(&self, message: impl std::fmt::Display) -> Error {
+    pub(crate) fn unexpected(&self, message: impl std::fmt::Display) -> Error {
         Error::protocol(&self.address, message)
     }
+}
+
+/// Passes messages on until one is an error, which goes elsewhere; then it stays silent, as an end
+/// would say that all rows have come.
+fn until_error(
+    messages: impl Stream<Item = Result<FlightData, FlightError>> + Send + 'static,
+    stopped: futures::channel::mpsc::Sender<FlightError>,
+) -> impl Stream<Item = FlightData> + Send + 'static {
+    stream::unfold((Box::pin(messages), stopped), |(mut messages, mut stopped)| async move {
+        match messages.next().await? {
+            Ok(message) => Some((message, (messages, stopped))),
+            Err(error) => {
+                // Nobody listens if the call is over.
+                let _ = stopped.try_send(error);
+                std::future::pending().await
+            }
+        }
+    })
 }
 
 /// Opens a session; returns what names it in later calls.

@@ -7,10 +7,14 @@ use std::io;
 use arrow_flight::error::FlightError;
 use prost::Message;
 use skep_proto::ErrorCode;
+use skep_proto::client::Details;
 use skep_proto::cluster::ErrorReport;
 use tonic::Status;
 
 use crate::address::Address;
+
+/// Under which the coordinator's whole error is found among the details of a status.
+const REPORT_TYPE: &str = "/skep.cluster.v1.ErrorReport";
 
 /// Shorthand for the client's results.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -36,6 +40,7 @@ pub struct Error {
     position: Option<Position>,
     hint: Option<String>,
     is_retryable: bool,
+    query: Option<String>,
 }
 
 impl Error {
@@ -64,10 +69,15 @@ impl Error {
         self.is_retryable
     }
 
+    /// Returns the query in which it arose, as `system.queries` names it, if it arose in one.
+    pub fn query(&self) -> Option<&str> {
+        self.query.as_deref()
+    }
+
     fn new(code: ErrorCode, message: impl Into<String>, hint: &str) -> Self {
         let hint = (!hint.is_empty()).then(|| hint.to_owned());
         let is_retryable = code == ErrorCode::Unavailable;
-        Self { code, message: message.into(), position: None, hint, is_retryable }
+        Self { code, message: message.into(), position: None, hint, is_retryable, query: None }
     }
 
     /// Makes the error of a request that is wrong by itself.
@@ -140,14 +150,17 @@ impl Error {
         if details.is_empty() {
             return None;
         }
-        let ErrorReport { code, message, line, column, hint, is_retryable, .. } =
-            ErrorReport::decode(details).ok()?;
+        let details = Details::decode(details).ok()?.details;
+        let report = details.iter().find(|detail| detail.type_url.ends_with(REPORT_TYPE))?;
+        let ErrorReport { code, message, line, column, hint, is_retryable, query } =
+            ErrorReport::decode(&*report.value).ok()?;
         Some(Self {
             code: ErrorCode::from_grpc_status(code)?,
             message,
             position: (line > 0 && column > 0).then_some(Position { line, column }),
             hint,
             is_retryable,
+            query: (query > 0).then(|| format!("q{query}")),
         })
     }
 }
@@ -185,6 +198,7 @@ fn cause(error: &(dyn StdError + 'static)) -> (String, &'static str) {
 
 #[cfg(test)]
 mod tests {
+    use skep_proto::client::Detail;
     use tonic::Code;
 
     use super::*;
@@ -202,15 +216,28 @@ mod tests {
             column: 15,
             hint: Some("did you mean \"s\"?".to_owned()),
             is_retryable: false,
-            query: 0,
+            query: 12,
         };
-        let status = Status::with_details(Code::NotFound, "cut", report.encode_to_vec().into());
+        let detail = |type_url: &str, value: Vec<u8>| Detail {
+            type_url: type_url.to_owned(),
+            value: value.into(),
+        };
+        let details = Details {
+            code: 5,
+            message: "cut".to_owned(),
+            details: vec![
+                detail("type.googleapis.com/google.rpc.ErrorInfo", vec![1, 2, 3]),
+                detail("type.googleapis.com/skep.cluster.v1.ErrorReport", report.encode_to_vec()),
+            ],
+        };
+        let status = Status::with_details(Code::NotFound, "cut", details.encode_to_vec().into());
         let error = Error::from_status(&address(), &status);
         assert_eq!(error.code(), ErrorCode::NotFound);
         assert_eq!(error.to_string(), "table \"t\" not found");
         assert_eq!(error.position(), Some(Position { line: 2, column: 15 }));
         assert_eq!(error.hint(), Some("did you mean \"s\"?"));
         assert!(!error.is_retryable());
+        assert_eq!(error.query(), Some("q12"));
     }
 
     #[test]

@@ -14,7 +14,8 @@
 //! ```
 //!
 //! A [`Client`] has a session of its own there: settings and temporary tables last as long as it
-//! does. Dropping a [`Statement`] cancels it.
+//! does. Dropping a [`Statement`] cancels it. A [`Prepared`] statement takes parameters; an [`Ingest`]
+//! puts rows into a table.
 //!
 //! **Invariant:** an error keeps the code, text, place and hint that it had at the coordinator; what
 //! happens on the way there names the address.
@@ -22,9 +23,13 @@
 mod address;
 mod client;
 mod error;
+mod ingest;
+mod prepared;
 mod statement;
 
 pub use client::{Client, ConnectOptions};
 pub use error::{Error, Position, Result};
+pub use ingest::{IfExists, IfMissing, Ingest};
+pub use prepared::Prepared;
 pub use skep_proto::ErrorCode;
-pub use statement::{Outcome, Statement};
+pub use statement::{Outcome, Statement, StatementHandle};

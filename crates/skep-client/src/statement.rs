@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use arrow_array::RecordBatch;
+use arrow_flight::FlightInfo;
 use arrow_schema::SchemaRef;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
@@ -36,16 +37,37 @@ pub enum Outcome {
 pub struct Statement {
     schema: SchemaRef,
     outcome: Outcome,
+    handle: StatementHandle,
     batches: BoxStream<'static, Result<RecordBatch>>,
+}
+
+/// What names a statement, to cancel it by.
+#[derive(Debug, Clone)]
+pub struct StatementHandle {
+    pub(crate) info: FlightInfo,
+    pub(crate) query: String,
+}
+
+impl StatementHandle {
+    /// Returns the statement's name in `system.queries`, which `KILL QUERY` takes too.
+    pub fn query(&self) -> &str {
+        &self.query
+    }
 }
 
 impl Statement {
     pub(crate) fn new(
         schema: SchemaRef,
         outcome: Outcome,
+        handle: StatementHandle,
         batches: BoxStream<'static, Result<RecordBatch>>,
     ) -> Self {
-        Self { schema, outcome, batches }
+        Self { schema, outcome, handle, batches }
+    }
+
+    /// Returns what names it.
+    pub fn handle(&self) -> StatementHandle {
+        self.handle.clone()
     }
 
     /// Returns the schema of every batch; names may repeat.

@@ -331,6 +331,19 @@ impl Error {
         self
     }
 
+    /// Moves the place of an error that has one.
+    pub(crate) fn moved_to(mut self, place: Position) -> Self {
+        if let Self::Syntax { position, .. }
+        | Self::NotFound { position, .. }
+        | Self::Plan { position, .. }
+        | Self::Remote { position, .. } = &mut self
+            && position.is_some()
+        {
+            *position = Some(place);
+        }
+        self
+    }
+
     /// Copies an error, for sources that several readers share; an I/O cause keeps kind and text.
     pub(crate) fn duplicate(&self) -> Self {
         match self {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use async_trait::async_trait;
@@ -142,6 +143,28 @@ pub trait QueryExecutor: fmt::Debug + Send + Sync {
 /// For people who look at what runs. It may be of any length, and name what an error would not show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueryText(pub Arc<str>);
+
+/// The number under which a statement is known to whoever runs it: an extension of the session
+/// configuration that [`QueryExecutor::execute`] gets.
+///
+/// A statement may run more than one plan; the first that asks has the number.
+#[derive(Debug)]
+pub struct QueryTag {
+    id: u64,
+    is_taken: AtomicBool,
+}
+
+impl QueryTag {
+    /// Makes the tag of a statement.
+    pub fn new(id: u64) -> Self {
+        Self { id, is_taken: AtomicBool::new(false) }
+    }
+
+    /// Returns the number, to the first who asks.
+    pub fn take(&self) -> Option<u64> {
+        (!self.is_taken.swap(true, Ordering::Relaxed)).then_some(self.id)
+    }
+}
 
 fn plan_text(plan: &Arc<dyn ExecutionPlan>) -> String {
     displayable(plan.as_ref()).indent(false).to_string()

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
+use datafusion::arrow::datatypes::FieldRef;
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::common::config::ConfigOptions;
@@ -36,7 +37,7 @@ use crate::engine::EngineInner;
 use crate::error::{Error, Result};
 use crate::files::{self, Format};
 use crate::object_stores::{self, ObjectStores};
-use crate::query::{QueryStream, QueryText, StatementKind};
+use crate::query::{QueryStream, QueryTag, QueryText, StatementKind};
 use crate::runtime::session_runtime;
 use crate::settings::SkepSettings;
 use crate::sql::{self, ParserLimits, Planned, Planner, Statement, rewrite};
@@ -53,6 +54,8 @@ pub struct Session {
     text: Option<Arc<QueryText>>,
     /// When it has to be done.
     deadline: Option<Arc<Deadline>>,
+    /// The number under which it is known.
+    tag: Option<Arc<QueryTag>>,
 }
 
 pub(crate) struct SessionInner {
@@ -101,7 +104,7 @@ impl Session {
         });
         let opener: Weak<SessionInner> = Arc::downgrade(&inner);
         inner.catalog.set_opener(opener);
-        Self { inner, text: None, deadline: None }
+        Self { inner, text: None, tag: None, deadline: None }
     }
 
     /// Runs one statement: a command is done when this returns, a query's rows come as they are
@@ -189,10 +192,30 @@ impl Session {
         }
     }
 
+    /// Returns whose session it is.
+    pub fn principal(&self) -> &Principal {
+        self.inner.policy.principal()
+    }
+
+    /// The same session, whose next statement is known under a number.
+    pub fn tagged(&self, tag: Arc<QueryTag>) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            text: self.text.clone(),
+            tag: Some(tag),
+            deadline: self.deadline.clone(),
+        }
+    }
+
     /// The same session, in which this statement is being run.
-    fn with_text(&self, statement: &str) -> Self {
+    pub(crate) fn with_text(&self, statement: &str) -> Self {
         let text = Arc::new(QueryText(statement.into()));
-        Self { inner: Arc::clone(&self.inner), text: Some(text), deadline: None }
+        Self {
+            inner: Arc::clone(&self.inner),
+            text: Some(text),
+            tag: self.tag.clone(),
+            deadline: None,
+        }
     }
 
     /// Returns when a statement that begins now has to be done, if there is a limit.
@@ -215,10 +238,13 @@ impl Session {
         if let Some(deadline) = &self.deadline {
             state.config_mut().set_extension(Arc::clone(deadline));
         }
+        if let Some(tag) = &self.tag {
+            state.config_mut().set_extension(Arc::clone(tag));
+        }
         state
     }
 
-    fn parse(&self, text: &str) -> Result<Statement> {
+    pub(crate) fn parse(&self, text: &str) -> Result<Statement> {
         let state = self.inner.context.state_ref();
         let limits = ParserLimits::of(state.read().config_options());
         sql::parse(text, limits)
@@ -230,7 +256,7 @@ impl Session {
         Scope { schema, temporaries: true, is_checked: false, view_depth: 0 }
     }
 
-    async fn run_statement(&self, statement: Statement) -> Result<QueryStream> {
+    pub(crate) async fn run_statement(&self, statement: Statement) -> Result<QueryStream> {
         match statement {
             Statement::Plan(statement) => self.run_plan_statement(*statement).await,
             Statement::ExplainDistributed(statement) => self.explain_distributed(*statement).await,
@@ -371,11 +397,22 @@ impl SessionInner {
         statement: PlanStatement,
         scope: Scope,
     ) -> Result<Planned> {
+        self.plan_with(state, statement, scope, Vec::new()).await
+    }
+
+    /// Plans a statement whose parameters have these types, in their order.
+    pub(crate) async fn plan_with(
+        &self,
+        state: &SessionState,
+        statement: PlanStatement,
+        scope: Scope,
+        parameters: Vec<FieldRef>,
+    ) -> Result<Planned> {
         let normalizes = state.config_options().sql_parser.enable_ident_normalization;
         let (references, _) = resolve_table_references(&statement, normalizes)?;
         let tables = self.open_all(state, references, &scope).await?;
         let known = self.catalog.table_names(&scope.schema);
-        let planner = Planner::new(state, tables, known);
+        let planner = Planner::new(state, tables, known).with_parameters(parameters);
         // DataFusion's planner panics on some input; that is its defect and our error.
         let planned = guard(async { planner.plan(statement) }).await?;
         planned.map_err(|error| self.catalog.system().explain_missing(error))
@@ -470,7 +507,7 @@ impl SessionInner {
         }
     }
 
-    async fn open_entry_in(
+    pub(crate) async fn open_entry_in(
         &self,
         state: &SessionState,
         entry: &Arc<TableEntry>,

@@ -6,6 +6,7 @@ mod batch;
 mod cancelling;
 mod cluster;
 mod errors;
+mod flight;
 mod formats;
 mod matrix;
 mod object_stores;

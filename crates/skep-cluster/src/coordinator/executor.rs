@@ -21,7 +21,8 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 use skep_engine::{
-    Deadline, Error, LocalExecutor, Principal, QueryExecutor, QueryText, Result, mask_secrets,
+    Deadline, Error, LocalExecutor, Principal, QueryExecutor, QueryTag, QueryText, Result,
+    mask_secrets,
 };
 use tokio::sync::mpsc;
 use tracing::info;
@@ -110,7 +111,7 @@ impl ClusterExecutor {
         keeps_operators: bool,
     ) -> Result<ResultReader> {
         let shared = &self.shared;
-        let query = shared.next_query();
+        let query = self.name(context);
         let graph = query_graph(stages).map_err(DataFusionError::from)?;
         let result = stages.stages.last().ok_or_else(|| internal("a query without a stage"))?;
         #[expect(
@@ -120,7 +121,6 @@ impl ClusterExecutor {
         let (notices, inbox) = mpsc::unbounded_channel();
         let deadline = context.session_config().get_extension::<Deadline>();
         let timeout = deadline.as_ref().map(|deadline| deadline.remaining());
-        self.note_owner(query, context);
         let submission = Submission {
             query,
             graph,
@@ -142,11 +142,16 @@ impl ClusterExecutor {
 }
 
 impl ClusterExecutor {
-    /// Notes whose query it is, for those who look.
-    fn note_owner(&self, query: QueryId, context: &TaskContext) {
-        if let Some(principal) = context.session_config().get_extension::<Principal>() {
+    /// Names a query, as its statement is known already or anew, and notes whose it is.
+    fn name(&self, context: &TaskContext) -> QueryId {
+        let config = context.session_config();
+        let tag = config.get_extension::<QueryTag>();
+        let known = tag.and_then(|tag| tag.take()).map(QueryId);
+        let query = known.unwrap_or_else(|| self.shared.next_query());
+        if let Some(principal) = config.get_extension::<Principal>() {
             self.shared.owners.note(query, &principal.user);
         }
+        query
     }
 
     /// Runs a query in this process.
@@ -156,8 +161,7 @@ impl ClusterExecutor {
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
         let deadline = context.session_config().get_extension::<Deadline>();
-        let query = self.shared.next_query();
-        self.note_owner(query, &context);
+        let query = self.name(&context);
         let begun = self.shared.local.begin(query, shown_text(&context), deadline);
         match LocalExecutor.execute(plan, context).await {
             Ok(rows) => Ok(begun.follow(rows)),

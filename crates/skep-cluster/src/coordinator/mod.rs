@@ -5,7 +5,7 @@
 //! - [`connections`]: the control streams of the workers, seen from here.
 //! - [`members`]: what those streams say, on its way to the driver.
 //! - [`executor`]: the engine's [`QueryExecutor`](skep_engine::QueryExecutor) over all this.
-//! - [`system_tables`], [`analyze`]: what people see of it.
+//! - [`system_tables`], [`analyze`], [`monitor`]: what people see of it.
 //! - [`local_queries`]: what runs in this very process, for those who look.
 //! - [`owners`]: whose queries are whose.
 //! - [`graph`]: a query's stages as the scheduler sees them.
@@ -22,6 +22,7 @@ mod failure;
 pub mod graph;
 pub(crate) mod local_queries;
 pub mod members;
+mod monitor;
 pub mod options;
 mod owners;
 pub mod result;
@@ -37,6 +38,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use analyze::Analysis;
+pub use monitor::{Progress, QueryMonitor};
 pub use options::CoordinatorOptions;
 pub use system_tables::{ClusterTables, ViewSource, Views};
 
@@ -151,6 +153,11 @@ impl Coordinator {
     pub fn system_tables(&self) -> Arc<ClusterTables> {
         let source: Arc<dyn ViewSource> = Arc::<Shared>::clone(&self.shared);
         Arc::new(ClusterTables::new(source, Arc::clone(&self.shared.owners)))
+    }
+
+    /// Returns what names queries and tells how far they are.
+    pub fn monitor(&self) -> QueryMonitor {
+        QueryMonitor::new(Arc::clone(&self.shared))
     }
 
     /// Returns who is in the cluster now, and lets wait for changes.

@@ -128,50 +128,72 @@ impl Session {
             }
             None => None,
         };
-        let schema: SchemaRef = match &plan {
-            Some(plan) => {
-                let declared = self.declared_schema(create.columns.clone())?;
-                Arc::new(kept_schema(plan.schema().as_arrow(), declared.as_deref()))
-            }
-            None => self.declared_schema(create.columns.clone())?.ok_or_else(|| Error::Plan {
+        let Some(plan) = plan else {
+            let schema = self.declared_schema(create.columns.clone())?;
+            let schema = schema.ok_or_else(|| Error::Plan {
                 message: "a new table needs columns".to_owned(),
                 position: None,
                 hint: Some("CREATE TABLE t (a INT, b TEXT), or CREATE TABLE t AS query".to_owned()),
-            })?,
+            })?;
+            let home = self.new_home(&place)?;
+            let format = kept_format(&create, format, &schema);
+            let table = managed_table(home.path(), format, &create, &schema)?;
+            self.keep_managed(place, create, table, home)?;
+            return Ok(command_done("CREATE TABLE"));
         };
-        // Parquet has no place for some of Arrow's types; Arrow's own files have.
-        let format = match create.format {
-            None if schema.fields().iter().any(|field| !fits_parquet(field.data_type())) => {
-                Format::Arrow
-            }
-            _ => format,
-        };
+        let row_count = self.fill_managed(place, create, format, plan).await?;
+        Ok(QueryStream::done(StatementKind::Write { row_count }))
+    }
+
+    /// A table whose files skep keeps, with the rows of a plan; returns how many.
+    pub(super) async fn fill_managed(
+        &self,
+        place: Place,
+        create: CreateTable,
+        format: Format,
+        plan: LogicalPlan,
+    ) -> Result<u64> {
+        let declared = self.declared_schema(create.columns.clone())?;
+        let schema = kept_schema(plan.schema().as_arrow(), declared.as_deref());
+        let format = kept_format(&create, format, &schema);
         let home = self.new_home(&place)?;
         let table = managed_table(home.path(), format, &create, &schema)?;
-        let mut row_count = None;
-        if let Some(plan) = plan {
-            let target = FileTarget {
-                location: table.locations[0].clone(),
-                format,
-                options: table.options.clone(),
-                partition_by: create.partition_by.clone(),
-                mode: WriteMode::Append,
-                single_file: Some(false),
-                schema: None,
-            };
-            let executor = self.inner.engine.executor.as_ref();
-            row_count = Some(files::write(&state, executor, plan, &target).await?);
-        }
-        let mut entry = TableEntry::new(Definition::Files { table, managed: true }, create.comment);
+        let target = FileTarget {
+            location: table.locations[0].clone(),
+            format,
+            options: table.options.clone(),
+            partition_by: create.partition_by.clone(),
+            mode: WriteMode::Append,
+            single_file: Some(false),
+            schema: None,
+        };
+        let executor = self.inner.engine.executor.as_ref();
+        let row_count = files::write(&self.state(), executor, plan, &target).await?;
+        self.keep_managed(place, create, table, home)?;
+        Ok(row_count)
+    }
+
+    /// Puts a table with its files into the catalog.
+    fn keep_managed(
+        &self,
+        place: Place,
+        create: CreateTable,
+        table: FileTable,
+        home: Home,
+    ) -> Result<()> {
+        let entry = TableEntry::new(Definition::Files { table, managed: true }, create.comment);
         match &place {
-            Place::Temporary { .. } => entry = entry.with_directory(home.into_temporary()?),
-            Place::Persistent { .. } => home.keep(),
+            Place::Temporary { .. } => {
+                let entry = entry.with_directory(home.into_temporary()?);
+                self.add(place, entry, create.or_replace)
+            }
+            Place::Persistent { .. } => {
+                // What is refused takes its files with it.
+                self.add(place, entry, create.or_replace)?;
+                home.keep();
+                Ok(())
+            }
         }
-        self.add(place, entry, create.or_replace)?;
-        Ok(match row_count {
-            Some(row_count) => QueryStream::done(StatementKind::Write { row_count }),
-            None => command_done("CREATE TABLE"),
-        })
     }
 
     /// `CREATE VIEW ... AS`.
@@ -384,7 +406,7 @@ impl Session {
     }
 
     /// Nobody's tables but the system's are in its schema.
-    fn persistent_place(&self, schema: String, name: String) -> Result<Place> {
+    pub(super) fn persistent_place(&self, schema: String, name: String) -> Result<Place> {
         self.inner.policy.require_writer("CREATE")?;
         if schema == SYSTEM {
             return Err(Error::Plan {
@@ -396,7 +418,7 @@ impl Session {
         Ok(Place::Persistent { schema, name })
     }
 
-    fn exists(&self, place: &Place) -> Result<bool> {
+    pub(super) fn exists(&self, place: &Place) -> Result<bool> {
         let catalog = &self.inner.catalog;
         Ok(match place {
             Place::Temporary { name } => catalog.temporary(name).is_some(),
@@ -554,6 +576,12 @@ fn managed_table(
         Some(format!("{}/", home.display())),
         create.partition_by.clone(),
     )
+}
+
+/// Parquet has no place for some of Arrow's types; Arrow's own files have.
+fn kept_format(create: &CreateTable, format: Format, schema: &Schema) -> Format {
+    let is_fitting = schema.fields().iter().all(|field| fits_parquet(field.data_type()));
+    if create.format.is_none() && !is_fitting { Format::Arrow } else { format }
 }
 
 /// The columns of a new table for rows of `given`: only NOT NULL forbids NULL in later rows, not that

@@ -1,14 +1,15 @@
 //! `INSERT` and `COPY`: rows from queries into files.
 
+use datafusion::common::TableReference;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::{DmlStatement, WriteOp};
 use datafusion::sql::parser::{CopyToSource, CopyToStatement, Statement as PlanStatement};
 use datafusion::sql::sqlparser::ast::{Statement as SqlStatement, Value};
 
-use crate::catalog::Definition;
+use crate::catalog::{Definition, TableEntry};
 use crate::error::{Error, Result};
-use crate::files::{self, WriteMode};
+use crate::files::{self, FileTarget, WriteMode};
 use crate::query::{QueryStream, StatementKind};
 use crate::session::{Session, named_columns};
 use crate::sql::ParserLimits;
@@ -33,22 +34,29 @@ impl Session {
         let Some(entry) = entry else {
             return Err(Error::plan(format!("\"{reference}\" is no table that can be written to")));
         };
-        if let Definition::System(_) = &entry.definition {
-            return Err(read_only(reference));
-        }
-        let Definition::Files { table, .. } = &entry.definition else {
-            return Err(Error::Plan {
-                message: format!("\"{reference}\" is a view: rows cannot be put into it"),
-                position: None,
-                hint: None,
-            });
-        };
-        let target = files::insert_target(table, mode)?;
-        let executor = self.inner.engine.executor.as_ref();
+        let target = self.write_target(reference, &entry, mode)?;
         let input = statement.input.as_ref().clone();
         let row_count = files::write(state, executor, input, &target).await?;
         self.cached_source_changed(state, &entry).await?;
         Ok(QueryStream::done(StatementKind::Write { row_count }))
+    }
+
+    /// Says where rows for a table are written.
+    pub(crate) fn write_target(
+        &self,
+        reference: &TableReference,
+        entry: &TableEntry,
+        mode: WriteMode,
+    ) -> Result<FileTarget> {
+        match &entry.definition {
+            Definition::System(_) => Err(read_only(reference)),
+            Definition::Files { table, .. } => files::insert_target(table, mode),
+            Definition::View(_) | Definition::Provider { .. } => Err(Error::Plan {
+                message: format!("\"{reference}\" is a view: rows cannot be put into it"),
+                position: None,
+                hint: None,
+            }),
+        }
     }
 
     /// `COPY ... TO`: one new file or directory, and never over something that is there.

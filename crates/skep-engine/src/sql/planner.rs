@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use datafusion::catalog::{TableFunctionArgs, TableProvider};
 use datafusion::common::DFSchema;
 use datafusion::common::DFSchemaRef;
@@ -29,7 +29,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::parser::{CopyToSource, Statement as PlanStatement};
-use datafusion::sql::planner::{ParserOptions, SqlToRel};
+use datafusion::sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 
 use crate::error::{Error, Result};
@@ -49,6 +49,8 @@ pub(crate) struct Planner<'a> {
     tables: HashMap<TableReference, Arc<dyn TableSource>>,
     /// What a bare name could have meant, for suggestions.
     known_tables: Vec<String>,
+    /// The types of the statement's parameters, in their order; empty if they are to be guessed.
+    parameters: Vec<Option<FieldRef>>,
     /// Whether repeated names are being mended; the schemas asked for on the way must not start
     /// that again.
     is_renaming: AtomicBool,
@@ -64,7 +66,14 @@ impl<'a> Planner<'a> {
             .into_iter()
             .map(|(reference, provider)| (reference, provider_as_source(provider)))
             .collect();
-        Self { state, tables, known_tables, is_renaming: AtomicBool::new(false) }
+        let is_renaming = AtomicBool::new(false);
+        Self { state, tables, known_tables, parameters: Vec::new(), is_renaming }
+    }
+
+    /// Says what types the statement's parameters have.
+    pub(crate) fn with_parameters(mut self, parameters: Vec<FieldRef>) -> Self {
+        self.parameters = parameters.into_iter().map(Some).collect();
+        self
     }
 
     /// Plans a statement after the rewrites.
@@ -134,7 +143,15 @@ impl<'a> Planner<'a> {
     }
 
     fn to_plan(&self, statement: PlanStatement) -> DataFusionResult<LogicalPlan> {
-        SqlToRel::new_with_options(self, self.parser_options()).statement_to_plan(statement)
+        let planner = SqlToRel::new_with_options(self, self.parser_options());
+        match statement {
+            PlanStatement::Statement(statement) if !self.parameters.is_empty() => {
+                let context = PlannerContext::new();
+                let mut context = context.with_prepare_param_data_types(self.parameters.clone());
+                planner.sql_statement_to_plan_with_context(*statement, &mut context)
+            }
+            statement => planner.statement_to_plan(statement),
+        }
     }
 
     fn parser_options(&self) -> ParserOptions {

@@ -13,7 +13,7 @@ use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::extract::{Request, State};
-use axum::http::header::AUTHORIZATION;
+use axum::http::header::{AUTHORIZATION, COOKIE, SET_COOKIE};
 use axum::http::{Extensions, HeaderMap, HeaderValue};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
@@ -32,7 +32,10 @@ const FLIGHT: &str = "/arrow.flight.protocol.FlightService/";
 const CONTROL: &str = "/skep.cluster.";
 
 /// Calls that begin something.
-const NEW_WORK: [&str; 4] = ["Handshake", "GetFlightInfo", "GetSchema", "DoPut"];
+const NEW_WORK: [&str; 5] = ["Handshake", "GetFlightInfo", "PollFlightInfo", "GetSchema", "DoPut"];
+
+/// The name of the cookie that says a session's token, for clients that keep cookies.
+const SESSION_COOKIE: &str = "skep_session";
 
 /// Most bytes of what is said in an `authorization`.
 const MAX_AUTHORIZATION_BYTES: usize = 8 << 10;
@@ -200,6 +203,11 @@ async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -
     let has_failed =
         response.headers().get("grpc-status").is_some_and(|status| status.as_bytes() != b"0");
     if let Some(token) = token.filter(|_| !has_failed) {
+        let cookie = format!("{SESSION_COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict");
+        if let Ok(mut cookie) = HeaderValue::try_from(cookie) {
+            cookie.set_sensitive(true);
+            response.headers_mut().insert(SET_COOKIE, cookie);
+        }
         // Drivers look for it here.
         match HeaderValue::try_from(format!("Bearer {token}")) {
             Ok(mut value) => {
@@ -212,9 +220,23 @@ async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -
     response
 }
 
+/// Returns the token that a cookie of ours says.
+fn cookie(headers: &HeaderMap) -> Option<String> {
+    headers.get_all(COOKIE).iter().find_map(|value| {
+        value.to_str().ok()?.split(';').find_map(|part| {
+            let (name, value) = part.split_once('=')?;
+            let is_ours = name.trim() == SESSION_COOKIE && value.len() <= MAX_AUTHORIZATION_BYTES;
+            is_ours.then(|| value.trim().trim_matches('"').to_owned())
+        })
+    })
+}
+
 /// Reads what a request says about who asks.
 fn said(headers: &HeaderMap) -> Result<Said, Status> {
-    let Some(value) = headers.get(AUTHORIZATION) else { return Ok(Said::Nothing) };
+    let Some(value) = headers.get(AUTHORIZATION) else {
+        // What a cookie says was given as a token.
+        return Ok(cookie(headers).map_or(Said::Nothing, Said::Bearer));
+    };
     let Ok(text) = value.to_str() else { return Ok(Said::Other) };
     if text.len() > MAX_AUTHORIZATION_BYTES {
         return Err(refuse(

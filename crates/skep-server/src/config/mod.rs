@@ -156,6 +156,14 @@ pub struct ResultsConfig {
     pub fetch_timeout: Duration,
     /// Bytes of rows in one message, about: a single row may be larger.
     pub message_bytes: usize,
+    /// How long a ticket can be used. Fetched again, its query runs again.
+    pub ticket_timeout: Duration,
+    /// How long a prepared statement can be used.
+    pub prepared_timeout: Duration,
+    /// Most bytes of a statement's text, and of the parameters that are kept with it.
+    pub max_statement_bytes: usize,
+    /// Most bytes of parameters that are sent with a prepared change.
+    pub max_parameter_bytes: usize,
 }
 
 impl Default for ResultsConfig {
@@ -165,6 +173,11 @@ impl Default for ResultsConfig {
             fetch_timeout: Duration::from_secs(60),
             // Clients take 4 MiB by default, and encoding adds to it.
             message_bytes: 2 << 20,
+            ticket_timeout: Duration::from_secs(10 * 60),
+            prepared_timeout: Duration::from_secs(24 * 60 * 60),
+            // It goes to and fro in handles and tickets, beside itself.
+            max_statement_bytes: 1 << 20,
+            max_parameter_bytes: 64 << 20,
         }
     }
 }

@@ -1,60 +1,275 @@
-//! Flight SQL: statements of clients.
+//! Flight SQL: every command of clients, each to whom it concerns.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow_flight::encode::{DictionaryHandling, FlightDataEncoderBuilder};
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_server::FlightService;
-use arrow_flight::sql::server::FlightSqlService;
-use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt, SqlInfo, TicketStatementQuery};
-use arrow_flight::{
-    Action, ActionType, FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest,
-    HandshakeResponse, Ticket,
+use arrow_flight::sql::metadata::SqlInfoData;
+use arrow_flight::sql::server::{DoPutError, FlightSqlService, PeekableFlightDataStream};
+use arrow_flight::sql::{
+    ActionBeginSavepointRequest, ActionBeginSavepointResult, ActionBeginTransactionRequest,
+    ActionBeginTransactionResult, ActionCancelQueryRequest, ActionCancelQueryResult,
+    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest,
+    ActionCreatePreparedStatementResult, ActionCreatePreparedSubstraitPlanRequest,
+    ActionEndSavepointRequest, ActionEndTransactionRequest, Any, Command, CommandGetCatalogs,
+    CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys, CommandGetImportedKeys,
+    CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables,
+    CommandGetXdbcTypeInfo, CommandPreparedStatementQuery, CommandPreparedStatementUpdate,
+    CommandStatementIngest, CommandStatementQuery, CommandStatementSubstraitPlan,
+    CommandStatementUpdate, DoPutPreparedStatementResult, ProstMessageExt, SqlInfo,
+    TicketStatementQuery,
 };
+use arrow_flight::{
+    Action, ActionType, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus,
+    FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse, PollInfo,
+    RenewFlightEndpointRequest, SchemaResult, Ticket,
+};
+use bytes::Bytes;
+use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use futures::{StreamExt, TryStreamExt};
 use prost::Message;
-use skep_engine::StatementKind;
+use skep_cluster::coordinator::QueryMonitor;
 use skep_proto::ErrorCode;
 use skep_proto::client::close_session_result::Status as CloseStatus;
-use skep_proto::client::statement_outcome::Kind;
-use skep_proto::client::{
-    CloseSessionResult, CommandOutcome, QueryOutcome, StatementOutcome, WriteOutcome,
-};
+use skep_proto::client::{CloseSessionResult, SetSessionOptionsRequest};
 use tonic::{Request, Response, Status, Streaming, async_trait};
-use tracing::error;
 
-use super::results::{PendingResult, PendingResults};
-use super::sessions::Sessions;
+use super::front::Answers;
+use super::queries::{Said, encode_schema, is_exact, shown};
+use super::results::PendingResults;
+use super::session_options::{options, set_options};
+use super::sessions::{OpenSession, Sessions};
+use super::sql_info::{Bounds, sql_info};
+use super::statements::Statements;
+use super::tickets::Tickets;
+use super::xdbc_types::XDBC_TYPES;
+use super::{metadata, parameters};
 use crate::auth::gate::Caller;
-use crate::config::ResultsConfig;
-use crate::status::{refuse, status_of};
+use crate::config::{CoordinatorConfig, ResultsConfig};
+use crate::error::{Error, Result as ServerResult};
+use crate::status::refuse;
 
-/// The name of the action that ends a session.
-const CLOSE_SESSION: &str = "CloseSession";
+/// Actions of Flight, beside those of Flight SQL.
+const ACTIONS: [(&str, &str); 5] = [
+    ("SetSessionOptions", "Sets options of the session: catalog, schema, string_view, settings."),
+    ("GetSessionOptions", "Returns the options of the session."),
+    ("CloseSession", "Ends the session of the request."),
+    ("CancelFlightInfo", "Cancels the statement of a FlightInfo."),
+    ("RenewFlightEndpoint", "Gives a result more time to be fetched."),
+];
 
 /// The statements of all clients.
-///
-/// A handshake makes a session; later calls name it. A statement runs when its `FlightInfo` is asked
-/// for, once: what it changes is changed then, and its rows wait for the `DoGet` of the ticket.
 #[derive(Debug)]
 pub(super) struct SqlService {
-    sessions: Arc<Sessions>,
-    results: Arc<PendingResults>,
-    message_bytes: usize,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) results: Arc<PendingResults>,
+    pub(super) statements: Statements,
+    pub(super) tickets: Tickets,
+    pub(super) monitor: QueryMonitor,
+    pub(super) config: ResultsConfig,
+    info: Info,
+}
+
+/// What the server says of itself.
+struct Info(SqlInfoData);
+
+impl std::fmt::Debug for Info {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Info").finish_non_exhaustive()
+    }
 }
 
 impl SqlService {
     /// Makes the service over sessions and results that somebody sweeps.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if the system has no randomness.
     pub(super) fn new(
         sessions: Arc<Sessions>,
         results: Arc<PendingResults>,
-        config: &ResultsConfig,
-    ) -> Self {
-        Self { sessions, results, message_bytes: config.message_bytes }
+        monitor: QueryMonitor,
+        config: &CoordinatorConfig,
+    ) -> ServerResult<Self> {
+        let bounds = Bounds {
+            statement_bytes: config.results.max_statement_bytes,
+            sessions: config.sessions.max_count,
+        };
+        let failed = |error: FlightError| Error::Internal { message: error.to_string() };
+        let info = sql_info(&sessions.bare_session(), bounds).map_err(failed)?;
+        Ok(Self {
+            sessions,
+            results,
+            statements: Statements::default(),
+            tickets: Tickets::new()?,
+            monitor,
+            config: config.results.clone(),
+            info: Info(info),
+        })
+    }
+
+    /// Says what columns a command's rows will have.
+    pub(super) async fn schema(
+        &self,
+        request: Request<FlightDescriptor>,
+    ) -> Result<SchemaResult, Status> {
+        let session = session(&request)?;
+        let command = Any::decode(&*request.get_ref().cmd)
+            .ok()
+            .and_then(|any| Command::try_from(any).ok())
+            .ok_or_else(malformed)?;
+        let exact = is_exact(&session, request.metadata());
+        let schema = match command {
+            Command::CommandStatementQuery(command) => {
+                refuse_transaction(command.transaction_id.as_ref())?;
+                let description = self.describe(&session, &command.query, None).await?;
+                shown(&description.schema, exact)
+            }
+            Command::CommandPreparedStatementQuery(command) => {
+                let said = self.prepared(&session, &command.prepared_statement_handle)?;
+                let values = parameters::decode(&said.parameters)?;
+                let description = self.describe(&session, &said.sql, values.as_ref()).await?;
+                shown(&description.schema, said.is_exact)
+            }
+            Command::CommandStatementSubstraitPlan(_) => return Err(no_substrait()),
+            command => metadata::schema_of(command).ok_or_else(malformed)?,
+        };
+        Ok(SchemaResult { schema: encode_schema(&schema)? })
+    }
+
+    /// Begins a statement, or says how far one is.
+    pub(super) async fn poll_info(
+        &self,
+        request: Request<FlightDescriptor>,
+    ) -> Result<PollInfo, Status> {
+        let session = session(&request)?;
+        if let Some(polled) = self.polled(&session, request.get_ref()) {
+            return self.poll(polled?).await;
+        }
+        let info = FlightService::get_flight_info(self, request).await?.into_inner();
+        self.begin_poll(&session, info).await
+    }
+
+    async fn act(&self, session: &Arc<OpenSession>, action: &Action) -> Result<Vec<u8>, Status> {
+        let body = &*action.body;
+        Ok(match action.r#type.as_str() {
+            "SetSessionOptions" => {
+                let request =
+                    SetSessionOptionsRequest::decode(body).map_err(|_decode| malformed())?;
+                set_options(session, request).await.encode_to_vec()
+            }
+            "GetSessionOptions" => options(session).await?.encode_to_vec(),
+            "CloseSession" => {
+                self.statements.cancel_of(session.id);
+                self.results.drop_of(session.id);
+                self.sessions.close(&session.token);
+                CloseSessionResult { status: CloseStatus::Closed.into() }.encode_to_vec()
+            }
+            "CancelFlightInfo" => {
+                let request =
+                    CancelFlightInfoRequest::decode(body).map_err(|_decode| malformed())?;
+                let info = request.info.ok_or_else(malformed)?;
+                CancelFlightInfoResult::new(self.cancel(session, &info)?).encode_to_vec()
+            }
+            "RenewFlightEndpoint" => {
+                let request =
+                    RenewFlightEndpointRequest::decode(body).map_err(|_decode| malformed())?;
+                let endpoint = request.endpoint.ok_or_else(malformed)?;
+                self.renew(session, &endpoint)?.encode_to_vec()
+            }
+            other => {
+                return Err(refuse(
+                    ErrorCode::Unimplemented,
+                    format!("the action \"{other}\" is not supported"),
+                    "ListActions tells which are",
+                ));
+            }
+        })
     }
 }
+
+/// Returns the session in which a request came in.
+///
+/// # Errors
+/// `UNAUTHENTICATED` if it came in without one.
+fn session<T>(request: &Request<T>) -> Result<Arc<OpenSession>, Status> {
+    let entered = request.extensions().get::<Arc<OpenSession>>();
+    entered.cloned().ok_or_else(|| {
+        refuse(ErrorCode::Unauthenticated, "the request names no session", "begin with a handshake")
+    })
+}
+
+/// Refuses a request that is to be part of a transaction.
+///
+/// # Errors
+/// `UNIMPLEMENTED`, if one is named.
+pub(super) fn refuse_transaction(transaction: Option<&Bytes>) -> Result<(), Status> {
+    match transaction {
+        Some(id) if !id.is_empty() => Err(no_transactions()),
+        _ => Ok(()),
+    }
+}
+
+fn no_transactions() -> Status {
+    refuse(
+        ErrorCode::Unimplemented,
+        "there are no transactions",
+        "each statement is done whole or not at all; connect with autocommit",
+    )
+}
+
+fn no_substrait() -> Status {
+    refuse(ErrorCode::Unimplemented, "Substrait plans are not supported", "send the query as SQL")
+}
+
+/// Makes the status of a command that cannot be read.
+pub(super) fn malformed() -> Status {
+    refuse(
+        ErrorCode::InvalidArgument,
+        "the command cannot be read",
+        "a command is a message of FlightSql.proto, packed into google.protobuf.Any",
+    )
+}
+
+/// Makes the answer to a metadata command.
+macro_rules! list {
+    ($request:ident, $command:ident) => {{
+        session(&$request)?;
+        let schema = metadata::schema_of($command.clone().as_command()).ok_or_else(malformed)?;
+        Ok(Response::new(metadata::announce(&$command, &schema, $request.into_inner())?))
+    }};
+}
+
+/// A command as one of all.
+trait AsCommand {
+    fn as_command(self) -> Command;
+}
+
+macro_rules! as_command {
+    ($($command:ident),* $(,)?) => {
+        $(impl AsCommand for $command {
+            fn as_command(self) -> Command {
+                Command::$command(self)
+            }
+        })*
+    };
+}
+
+as_command!(
+    CommandGetCatalogs,
+    CommandGetCrossReference,
+    CommandGetDbSchemas,
+    CommandGetExportedKeys,
+    CommandGetImportedKeys,
+    CommandGetPrimaryKeys,
+    CommandGetSqlInfo,
+    CommandGetTableTypes,
+    CommandGetTables,
+    CommandGetXdbcTypeInfo,
+);
+
+type Fetched = Result<Response<Answers<arrow_flight::FlightData>>, Status>;
+type Announced = Result<Response<FlightInfo>, Status>;
 
 #[async_trait]
 impl FlightSqlService for SqlService {
@@ -76,96 +291,393 @@ impl FlightSqlService for SqlService {
         &self,
         query: CommandStatementQuery,
         request: Request<FlightDescriptor>,
-    ) -> Result<Response<FlightInfo>, Status> {
-        let session = self.sessions.of(request.extensions(), Instant::now())?;
-        let place = self.results.place()?;
-        let executed = session.session.execute(&query.query).await;
-        let stream = executed.map_err(|error| reported(&error))?;
-        let schema = stream.schema();
-        let mut info = FlightInfo::new()
-            .try_with_schema(&schema)
-            .map_err(|error| Status::internal(format!("cannot encode the schema: {error}")))?
-            .with_app_metadata(outcome(stream.kind()).encode_to_vec())
-            .with_descriptor(request.into_inner())
-            // One endpoint is in order whatever the statement.
-            .with_ordered(true);
-        if matches!(stream.kind(), StatementKind::Query) {
-            let handle = self.results.put(PendingResult { stream, session }, place, Instant::now());
-            let ticket = TicketStatementQuery { statement_handle: handle.into() };
-            let ticket = Ticket::new(ticket.as_any().encode_to_vec());
-            info = info.with_endpoint(FlightEndpoint::new().with_ticket(ticket));
-        }
-        Ok(Response::new(info))
+    ) -> Announced {
+        let session = session(&request)?;
+        refuse_transaction(query.transaction_id.as_ref())?;
+        let is_exact = is_exact(&session, request.metadata());
+        let said = Said { sql: query.query, parameters: Bytes::new(), is_exact };
+        self.announce(&session, said, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_flight_info_prepared_statement(
+        &self,
+        query: CommandPreparedStatementQuery,
+        request: Request<FlightDescriptor>,
+    ) -> Announced {
+        let session = session(&request)?;
+        let said = self.prepared(&session, &query.prepared_statement_handle)?;
+        self.announce(&session, said, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_flight_info_substrait_plan(
+        &self,
+        _query: CommandStatementSubstraitPlan,
+        _request: Request<FlightDescriptor>,
+    ) -> Announced {
+        Err(no_substrait())
+    }
+
+    async fn get_flight_info_catalogs(
+        &self,
+        query: CommandGetCatalogs,
+        request: Request<FlightDescriptor>,
+    ) -> Announced {
+        list!(request, query)
+    }
+
+    async fn get_flight_info_schemas(
+        &self,
+        query: CommandGetDbSchemas,
+        request: Request<FlightDescriptor>,
+    ) -> Announced {
+        list!(request, query)
+    }
+
+    async fn get_flight_info_tables(
+        &self,
+        query: CommandGetTables,
+        request: Request<FlightDescriptor>,
+    ) -> Announced {
+        list!(request, query)
+    }
+
+    async fn get_flight_info_table_types(
+        &self,
+        query: CommandGetTableTypes,
+        request: Request<FlightDescriptor>,
+    ) -> Announced {
+        list!(request, query)
+    }
+
+    async fn get_flight_info_sql_info(
+        &self,
+        query: CommandGetSqlInfo,
+        request: Request<FlightDescriptor>,
+    ) -> Announced {
+        list!(request, query)
+    }
+
+    async fn get_flight_info_primary_keys(
+        &self,
+        query: CommandGetPrimaryKeys,
+        request: Request<FlightDescriptor>,
+    ) -> Announced {
+        list!(request, query)
+    }
+
+    async fn get_flight_info_exported_keys(
+        &self,
+        query: CommandGetExportedKeys,
+        request: Request<FlightDescriptor>,
+    ) -> Announced {
+        list!(request, query)
+    }
+
+    async fn get_flight_info_imported_keys(
+        &self,
+        query: CommandGetImportedKeys,
+        request: Request<FlightDescriptor>,
+    ) -> Announced {
+        list!(request, query)
+    }
+
+    async fn get_flight_info_cross_reference(
+        &self,
+        query: CommandGetCrossReference,
+        request: Request<FlightDescriptor>,
+    ) -> Announced {
+        list!(request, query)
+    }
+
+    async fn get_flight_info_xdbc_type_info(
+        &self,
+        query: CommandGetXdbcTypeInfo,
+        request: Request<FlightDescriptor>,
+    ) -> Announced {
+        list!(request, query)
+    }
+
+    async fn get_flight_info_fallback(
+        &self,
+        _command: Command,
+        _request: Request<FlightDescriptor>,
+    ) -> Announced {
+        Err(malformed())
     }
 
     async fn do_get_statement(
         &self,
         ticket: TicketStatementQuery,
-        _request: Request<Ticket>,
-    ) -> Result<Response<<Self as FlightService>::DoGetStream>, Status> {
-        let handle = String::from_utf8_lossy(&ticket.statement_handle);
-        let PendingResult { stream, session } = self.results.take(&handle)?;
-        let schema = stream.schema();
-        let batches = stream.map_err(|error| FlightError::Tonic(Box::new(reported(&error))));
-        let messages = FlightDataEncoderBuilder::new()
-            .with_schema(schema)
-            // Types stay as they are said in FlightInfo.
-            .with_dictionary_handling(DictionaryHandling::Resend)
-            .with_max_flight_data_size(self.message_bytes)
-            .build(batches)
-            .map_err(move |error| {
-                // The session is in use for as long as its rows flow.
-                let _in_use = &session;
-                Status::from(error)
-            });
-        Ok(Response::new(messages.boxed()))
+        request: Request<Ticket>,
+    ) -> Fetched {
+        let session = session(&request)?;
+        self.fetch(&session, &ticket.statement_handle).await.map(Response::new)
+    }
+
+    async fn do_get_prepared_statement(
+        &self,
+        query: CommandPreparedStatementQuery,
+        request: Request<Ticket>,
+    ) -> Fetched {
+        let session = session(&request)?;
+        let said = self.prepared(&session, &query.prepared_statement_handle)?;
+        let values = parameters::decode(&said.parameters)?;
+        let result = self.run(&session, &said.sql, values.as_ref()).await?;
+        let schema = shown(&result.stream.schema(), said.is_exact);
+        Ok(Response::new(self.rows(result, schema)))
+    }
+
+    async fn do_get_catalogs(
+        &self,
+        query: CommandGetCatalogs,
+        request: Request<Ticket>,
+    ) -> Fetched {
+        let batch = metadata::catalogs(&*session(&request)?, query)?;
+        Ok(Response::new(metadata::answer(batch)))
+    }
+
+    async fn do_get_schemas(
+        &self,
+        query: CommandGetDbSchemas,
+        request: Request<Ticket>,
+    ) -> Fetched {
+        let batch = metadata::schemas(&*session(&request)?, query)?;
+        Ok(Response::new(metadata::answer(batch)))
+    }
+
+    async fn do_get_tables(&self, query: CommandGetTables, request: Request<Ticket>) -> Fetched {
+        let batch = metadata::tables(&*session(&request)?, query).await?;
+        Ok(Response::new(metadata::answer(batch)))
+    }
+
+    async fn do_get_table_types(
+        &self,
+        query: CommandGetTableTypes,
+        request: Request<Ticket>,
+    ) -> Fetched {
+        session(&request)?;
+        Ok(Response::new(metadata::answer(metadata::table_types(query)?)))
+    }
+
+    async fn do_get_sql_info(&self, query: CommandGetSqlInfo, request: Request<Ticket>) -> Fetched {
+        session(&request)?;
+        Ok(Response::new(metadata::answer(self.info.0.record_batch(query.info)?)))
+    }
+
+    async fn do_get_primary_keys(
+        &self,
+        _query: CommandGetPrimaryKeys,
+        request: Request<Ticket>,
+    ) -> Fetched {
+        session(&request)?;
+        Ok(Response::new(metadata::answer(metadata::primary_keys())))
+    }
+
+    async fn do_get_exported_keys(
+        &self,
+        _query: CommandGetExportedKeys,
+        request: Request<Ticket>,
+    ) -> Fetched {
+        session(&request)?;
+        Ok(Response::new(metadata::answer(metadata::foreign_keys())))
+    }
+
+    async fn do_get_imported_keys(
+        &self,
+        _query: CommandGetImportedKeys,
+        request: Request<Ticket>,
+    ) -> Fetched {
+        session(&request)?;
+        Ok(Response::new(metadata::answer(metadata::foreign_keys())))
+    }
+
+    async fn do_get_cross_reference(
+        &self,
+        _query: CommandGetCrossReference,
+        request: Request<Ticket>,
+    ) -> Fetched {
+        session(&request)?;
+        Ok(Response::new(metadata::answer(metadata::foreign_keys())))
+    }
+
+    async fn do_get_xdbc_type_info(
+        &self,
+        query: CommandGetXdbcTypeInfo,
+        request: Request<Ticket>,
+    ) -> Fetched {
+        session(&request)?;
+        let batch = query.into_builder(&XDBC_TYPES).build()?;
+        Ok(Response::new(metadata::answer(batch)))
+    }
+
+    async fn do_get_fallback(&self, _request: Request<Ticket>, _message: Any) -> Fetched {
+        Err(malformed())
+    }
+
+    async fn do_put_fallback(
+        &self,
+        _request: Request<PeekableFlightDataStream>,
+        _message: Any,
+    ) -> Result<Response<<Self as FlightService>::DoPutStream>, Status> {
+        Err(malformed())
+    }
+
+    async fn do_put_error_callback(
+        &self,
+        _request: Request<PeekableFlightDataStream>,
+        error: DoPutError,
+    ) -> Result<Response<<Self as FlightService>::DoPutStream>, Status> {
+        Err(refuse(
+            ErrorCode::InvalidArgument,
+            error.to_string(),
+            "the first message has a descriptor with the command",
+        ))
+    }
+
+    async fn do_put_statement_update(
+        &self,
+        command: CommandStatementUpdate,
+        request: Request<PeekableFlightDataStream>,
+    ) -> Result<i64, Status> {
+        let session = session(&request)?;
+        refuse_transaction(command.transaction_id.as_ref())?;
+        self.update(&session, &command.query, None).await
+    }
+
+    async fn do_put_statement_ingest(
+        &self,
+        command: CommandStatementIngest,
+        request: Request<PeekableFlightDataStream>,
+    ) -> Result<i64, Status> {
+        let session = session(&request)?;
+        self.ingest(&session, command, request.into_inner()).await
+    }
+
+    async fn do_put_prepared_statement_query(
+        &self,
+        query: CommandPreparedStatementQuery,
+        request: Request<PeekableFlightDataStream>,
+    ) -> Result<DoPutPreparedStatementResult, Status> {
+        let session = session(&request)?;
+        let bound = self.config.max_statement_bytes;
+        let values = parameters::receive(request.into_inner(), bound).await?;
+        let handle = self.bound(&session, &query.prepared_statement_handle, values.as_ref())?;
+        Ok(DoPutPreparedStatementResult { prepared_statement_handle: Some(handle) })
+    }
+
+    async fn do_put_prepared_statement_update(
+        &self,
+        query: CommandPreparedStatementUpdate,
+        request: Request<PeekableFlightDataStream>,
+    ) -> Result<i64, Status> {
+        let session = session(&request)?;
+        let said = self.prepared(&session, &query.prepared_statement_handle)?;
+        let bound = self.config.max_parameter_bytes;
+        let values = match parameters::receive(request.into_inner(), bound).await? {
+            Some(values) => Some(values),
+            None => parameters::decode(&said.parameters)?,
+        };
+        self.update(&session, &said.sql, values.as_ref()).await
+    }
+
+    async fn do_put_substrait_plan(
+        &self,
+        _query: CommandStatementSubstraitPlan,
+        _request: Request<PeekableFlightDataStream>,
+    ) -> Result<i64, Status> {
+        Err(no_substrait())
+    }
+
+    async fn do_action_create_prepared_statement(
+        &self,
+        query: ActionCreatePreparedStatementRequest,
+        request: Request<Action>,
+    ) -> Result<ActionCreatePreparedStatementResult, Status> {
+        let session = session(&request)?;
+        refuse_transaction(query.transaction_id.as_ref())?;
+        let is_exact = is_exact(&session, request.metadata());
+        self.prepare(&session, query.query, is_exact).await
+    }
+
+    /// Nothing is kept for a handle.
+    async fn do_action_close_prepared_statement(
+        &self,
+        query: ActionClosePreparedStatementRequest,
+        request: Request<Action>,
+    ) -> Result<(), Status> {
+        let session = session(&request)?;
+        self.prepared(&session, &query.prepared_statement_handle).map(drop)
+    }
+
+    async fn do_action_create_prepared_substrait_plan(
+        &self,
+        _query: ActionCreatePreparedSubstraitPlanRequest,
+        _request: Request<Action>,
+    ) -> Result<ActionCreatePreparedStatementResult, Status> {
+        Err(no_substrait())
+    }
+
+    async fn do_action_begin_transaction(
+        &self,
+        _query: ActionBeginTransactionRequest,
+        _request: Request<Action>,
+    ) -> Result<ActionBeginTransactionResult, Status> {
+        Err(no_transactions())
+    }
+
+    async fn do_action_end_transaction(
+        &self,
+        _query: ActionEndTransactionRequest,
+        _request: Request<Action>,
+    ) -> Result<(), Status> {
+        Err(no_transactions())
+    }
+
+    async fn do_action_begin_savepoint(
+        &self,
+        _query: ActionBeginSavepointRequest,
+        _request: Request<Action>,
+    ) -> Result<ActionBeginSavepointResult, Status> {
+        Err(no_transactions())
+    }
+
+    async fn do_action_end_savepoint(
+        &self,
+        _query: ActionEndSavepointRequest,
+        _request: Request<Action>,
+    ) -> Result<(), Status> {
+        Err(no_transactions())
+    }
+
+    async fn do_action_cancel_query(
+        &self,
+        query: ActionCancelQueryRequest,
+        request: Request<Action>,
+    ) -> Result<ActionCancelQueryResult, Status> {
+        let session = session(&request)?;
+        let info = FlightInfo::decode(&*query.info).map_err(|_decode| malformed())?;
+        let status: CancelStatus = self.cancel(&session, &info)?;
+        // The numbers of the two lists are the same.
+        Ok(ActionCancelQueryResult { result: status.into() })
     }
 
     async fn do_action_fallback(
         &self,
         request: Request<Action>,
     ) -> Result<Response<<Self as FlightService>::DoActionStream>, Status> {
-        match request.get_ref().r#type.as_str() {
-            CLOSE_SESSION => {
-                let session = self.sessions.of(request.extensions(), Instant::now())?;
-                self.results.drop_of(&session.token);
-                self.sessions.close(&session.token);
-                let result = CloseSessionResult { status: CloseStatus::Closed.into() };
-                let result = arrow_flight::Result { body: result.encode_to_vec().into() };
-                Ok(Response::new(stream::iter([Ok(result)]).boxed()))
-            }
-            other => Err(refuse(
-                ErrorCode::Unimplemented,
-                format!("the action \"{other}\" is not supported"),
-                "ListActions tells which are",
-            )),
-        }
+        let session = session(&request)?;
+        let body = self.act(&session, request.get_ref()).await?;
+        let result = arrow_flight::Result { body: body.into() };
+        Ok(Response::new(stream::iter([Ok(result)]).boxed()))
     }
 
     async fn list_custom_actions(&self) -> Option<Vec<Result<ActionType, Status>>> {
-        Some(vec![Ok(ActionType {
-            r#type: CLOSE_SESSION.to_owned(),
-            description: "Ends the session of the request's token.".to_owned(),
-        })])
+        let action = |(name, description): (&str, &str)| {
+            Ok(ActionType { r#type: name.to_owned(), description: description.to_owned() })
+        };
+        Some(ACTIONS.into_iter().map(action).collect())
     }
 
     /// Does nothing: what the server is, is not told to it from outside.
     async fn register_sql_info(&self, _id: i32, _result: &SqlInfo) {}
-}
-
-/// Makes the status of a statement's error; a defect is logged, because somebody must look.
-fn reported(error: &skep_engine::Error) -> Status {
-    if error.code() == ErrorCode::Internal {
-        error!(%error, "a statement failed by a defect");
-    }
-    status_of(error)
-}
-
-fn outcome(kind: &StatementKind) -> StatementOutcome {
-    let kind = match kind {
-        StatementKind::Query => Kind::Query(QueryOutcome {}),
-        StatementKind::Write { row_count } => Kind::Write(WriteOutcome { row_count: *row_count }),
-        StatementKind::Command { tag } => Kind::Command(CommandOutcome { tag: tag.clone() }),
-    };
-    StatementOutcome { kind: Some(kind) }
 }

@@ -4,6 +4,7 @@
 //! replace one call; so the service in front is another type, which passes calls on.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use arrow_flight::flight_service_server::FlightService;
 use arrow_flight::{
@@ -12,9 +13,11 @@ use arrow_flight::{
     Ticket,
 };
 use futures::stream::BoxStream;
-use tonic::{Request, Response, Status, Streaming, async_trait};
+use skep_proto::ErrorCode;
+use tonic::{Code, Request, Response, Status, Streaming, async_trait};
 
-use super::flight_sql::SqlService;
+use super::flight_sql::{SqlService, malformed};
+use crate::status::refuse;
 
 /// A stream of answers.
 pub(super) type Answers<T> = BoxStream<'static, Result<T, Status>>;
@@ -44,6 +47,13 @@ impl<E: Exchanges> Front<E> {
     pub(super) fn new(sql: SqlService, exchange: E) -> Self {
         Self { sql: Arc::new(sql), exchange }
     }
+
+    /// Finds the session of a request, which goes on with it.
+    fn enter<T>(&self, mut request: Request<T>) -> Result<Request<T>, Status> {
+        let session = self.sql.sessions.of(request.extensions(), Instant::now())?;
+        request.extensions_mut().insert(session);
+        Ok(request)
+    }
 }
 
 #[async_trait]
@@ -65,51 +75,61 @@ impl<E: Exchanges> FlightService for Front<E> {
 
     async fn list_flights(
         &self,
-        request: Request<Criteria>,
+        _request: Request<Criteria>,
     ) -> Result<Response<Self::ListFlightsStream>, Status> {
-        FlightService::list_flights(&*self.sql, request).await
+        Err(refuse(
+            ErrorCode::Unimplemented,
+            "there are no flights to list",
+            "Flight SQL lists tables by CommandGetTables",
+        ))
     }
 
     async fn get_flight_info(
         &self,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        FlightService::get_flight_info(&*self.sql, request).await
+        let request = self.enter(request)?;
+        FlightService::get_flight_info(&*self.sql, request).await.map_err(explained)
     }
 
     async fn poll_flight_info(
         &self,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<PollInfo>, Status> {
-        FlightService::poll_flight_info(&*self.sql, request).await
+        let request = self.enter(request)?;
+        self.sql.poll_info(request).await.map(Response::new).map_err(explained)
     }
 
     async fn get_schema(
         &self,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<SchemaResult>, Status> {
-        FlightService::get_schema(&*self.sql, request).await
+        let request = self.enter(request)?;
+        self.sql.schema(request).await.map(Response::new).map_err(explained)
     }
 
     async fn do_get(
         &self,
         request: Request<Ticket>,
     ) -> Result<Response<Self::DoGetStream>, Status> {
-        FlightService::do_get(&*self.sql, request).await
+        let request = self.enter(request)?;
+        FlightService::do_get(&*self.sql, request).await.map_err(explained)
     }
 
     async fn do_put(
         &self,
         request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Self::DoPutStream>, Status> {
-        FlightService::do_put(&*self.sql, request).await
+        let request = self.enter(request)?;
+        FlightService::do_put(&*self.sql, request).await.map_err(explained)
     }
 
     async fn do_action(
         &self,
         request: Request<Action>,
     ) -> Result<Response<Self::DoActionStream>, Status> {
-        FlightService::do_action(&*self.sql, request).await
+        let request = self.enter(request)?;
+        FlightService::do_action(&*self.sql, request).await.map_err(explained)
     }
 
     async fn list_actions(
@@ -124,5 +144,17 @@ impl<E: Exchanges> FlightService for Front<E> {
         request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Self::DoExchangeStream>, Status> {
         self.exchange.do_exchange(request).await
+    }
+}
+
+/// arrow-flight reads commands itself, and takes one that it cannot read for a defect of the server.
+/// What we say has details; what it says has none.
+fn explained(status: Status) -> Status {
+    match status.code() {
+        Code::Internal | Code::InvalidArgument if status.details().is_empty() => {
+            tracing::debug!(%status, "a command was not read");
+            malformed()
+        }
+        _ => status,
     }
 }

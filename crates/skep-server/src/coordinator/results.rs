@@ -11,39 +11,42 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tonic::Status;
 
 use super::sessions::OpenSession;
+use super::statements::Running;
 use crate::config::ResultsConfig;
-use crate::secret::unguessable;
 use crate::status::refuse;
 
-/// Results that wait to be fetched, each behind a handle that nobody can guess.
+/// Results that wait to be fetched, by the numbers of their statements.
 #[derive(Debug)]
 pub(super) struct PendingResults {
     config: ResultsConfig,
-    /// One permit for each statement that runs or waits.
+    /// One permit for each statement that runs or waits, or whose rows flow.
     permits: Arc<Semaphore>,
-    waiting: Mutex<HashMap<String, Waiting>>,
+    waiting: Mutex<HashMap<u64, Waiting>>,
 }
 
-/// The right to run a statement and to let its result wait.
+/// The right to run a statement, to let its result wait, and to pass it on.
 #[derive(Debug)]
 pub(super) struct Place {
     _permit: OwnedSemaphorePermit,
 }
 
-/// A result, and the session that it needs to live on.
+/// A result, and all that it needs to live on.
 #[derive(Debug)]
 pub(super) struct PendingResult {
     /// The rows.
     pub(super) stream: QueryStream,
-    /// Whose they are.
+    /// The statement.
+    pub(super) running: Running,
+    /// Whose it is.
     pub(super) session: Arc<OpenSession>,
+    /// Its place.
+    pub(super) place: Place,
 }
 
 #[derive(Debug)]
 struct Waiting {
     result: PendingResult,
     since: Instant,
-    _place: Place,
 }
 
 impl PendingResults {
@@ -79,32 +82,32 @@ impl PendingResults {
         self.drop_where(|_| true);
     }
 
-    /// Lets a result wait; returns its handle.
-    pub(super) fn put(&self, result: PendingResult, place: Place, now: Instant) -> String {
-        let handle = unguessable();
-        let waiting = Waiting { result, since: now, _place: place };
-        self.waiting.lock().insert(handle.clone(), waiting);
-        handle
+    /// Lets a result wait.
+    pub(super) fn put(&self, result: PendingResult, now: Instant) {
+        let id = result.running.id();
+        self.waiting.lock().insert(id, Waiting { result, since: now });
     }
 
-    /// Hands a result out, once.
-    ///
-    /// # Errors
-    /// `NOT_FOUND` if it is not there, or not any more.
-    pub(super) fn take(&self, handle: &str) -> Result<PendingResult, Status> {
-        let taken = self.waiting.lock().remove(handle);
-        taken.map(|waiting| waiting.result).ok_or_else(|| {
-            let hint = format!(
-                "a result is kept for {:?} and handed out once: run the statement again",
-                self.config.fetch_timeout
-            );
-            refuse(ErrorCode::NotFound, "there is no such result", &hint)
-        })
+    /// Hands a result out, once; `None` if it is not there, or not any more.
+    pub(super) fn take(&self, id: u64) -> Option<PendingResult> {
+        let taken = self.waiting.lock().remove(&id);
+        taken.map(|waiting| waiting.result)
+    }
+
+    /// Lets a result that waits wait from now; returns whether it waits.
+    pub(super) fn renew(&self, id: u64, now: Instant) -> bool {
+        let mut waiting = self.waiting.lock();
+        waiting.get_mut(&id).map(|waiting| waiting.since = now).is_some()
+    }
+
+    /// Drops the result of a statement that was cancelled.
+    pub(super) fn drop_cancelled(&self, id: u64) {
+        drop(self.take(id));
     }
 
     /// Drops the results of a session.
-    pub(super) fn drop_of(&self, token: &str) {
-        self.drop_where(|waiting| waiting.result.session.token == token);
+    pub(super) fn drop_of(&self, session: u64) {
+        self.drop_where(|waiting| waiting.result.session.id == session);
     }
 
     /// Drops what nobody fetched in time.
@@ -124,70 +127,84 @@ impl PendingResults {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Weak;
     use std::time::Duration;
 
     use datafusion::arrow::datatypes::Schema;
     use futures::StreamExt;
-    use skep_engine::{Engine, EngineConfig};
+    use skep_engine::{Engine, EngineConfig, Principal};
     use tonic::Code;
 
     use super::*;
+    use crate::coordinator::statements::Statements;
 
-    async fn session(token: &str) -> Arc<OpenSession> {
-        let config = EngineConfig { memory_limit: Some(64 << 20), ..EngineConfig::default() };
-        let session = Engine::open(config).await.unwrap().session();
-        Arc::new(OpenSession { token: token.to_owned(), session })
+    struct Setting {
+        results: PendingResults,
+        statements: Statements,
+        session: Arc<OpenSession>,
     }
 
-    /// Makes a result that never ends, and something to see by whether it is still there.
-    fn endless(session: &Arc<OpenSession>) -> (PendingResult, std::sync::Weak<()>) {
-        let held = Arc::new(());
-        let watch = Arc::downgrade(&held);
-        let batches = futures::stream::once(async move {
-            let _held = held;
-            std::future::pending().await
-        });
-        let stream = QueryStream::new(Arc::new(Schema::empty()), batches.boxed());
-        (PendingResult { stream, session: Arc::clone(session) }, watch)
-    }
+    impl Setting {
+        async fn of(max_pending_count: usize) -> Self {
+            let config = EngineConfig { memory_limit: Some(64 << 20), ..EngineConfig::default() };
+            let session = Engine::open(config).await.unwrap().session();
+            let session = Arc::new(OpenSession::new("a".to_owned(), 1, session));
+            let config = ResultsConfig { max_pending_count, ..ResultsConfig::default() };
+            let results = PendingResults::new(config);
+            Self { results, statements: Statements::default(), session }
+        }
 
-    fn results(max_pending_count: usize) -> PendingResults {
-        PendingResults::new(ResultsConfig { max_pending_count, ..ResultsConfig::default() })
+        /// Makes a result that never ends, and something to see by whether it is still there.
+        fn endless(&self, id: u64) -> (PendingResult, Weak<()>) {
+            let held = Arc::new(());
+            let watch = Arc::downgrade(&held);
+            let batches = futures::stream::once(async move {
+                let _held = held;
+                std::future::pending().await
+            });
+            let stream = QueryStream::new(Arc::new(Schema::empty()), batches.boxed());
+            let session = Arc::clone(&self.session);
+            let running = self.statements.begin(id, session.id, Principal::anonymous());
+            let place = self.results.place().unwrap();
+            (PendingResult { stream, running, session, place }, watch)
+        }
     }
 
     #[tokio::test]
     async fn a_result_is_handed_out_once() {
-        let (results, session) = (results(1), session("a").await);
-        let (result, watch) = endless(&session);
-        let handle = results.put(result, results.place().unwrap(), Instant::now());
-        let taken = results.take(&handle).unwrap();
-        assert_eq!(results.take(&handle).unwrap_err().code(), Code::NotFound);
-        assert_eq!(results.take("guess").unwrap_err().code(), Code::NotFound);
+        let setting = Setting::of(1).await;
+        let (result, watch) = setting.endless(5);
+        setting.results.put(result, Instant::now());
+        let taken = setting.results.take(5).unwrap();
+        assert!(setting.results.take(5).is_none());
+        assert!(setting.results.take(6).is_none());
         assert!(watch.upgrade().is_some());
         drop(taken);
         assert!(watch.upgrade().is_none());
+        assert!(!setting.statements.is_running(5));
     }
 
     #[tokio::test]
-    async fn waiting_results_have_a_bound() {
-        let (results, session) = (results(1), session("a").await);
-        let (result, _) = endless(&session);
-        let place = results.place().unwrap();
-        assert_eq!(results.place().unwrap_err().code(), Code::Unavailable);
-        let handle = results.put(result, place, Instant::now());
-        assert_eq!(results.place().unwrap_err().code(), Code::Unavailable);
-        let _taken = results.take(&handle).unwrap();
-        assert!(results.place().is_ok());
+    async fn what_runs_and_waits_has_a_bound() {
+        let setting = Setting::of(1).await;
+        let (result, _) = setting.endless(5);
+        assert_eq!(setting.results.place().unwrap_err().code(), Code::Unavailable);
+        setting.results.put(result, Instant::now());
+        assert_eq!(setting.results.place().unwrap_err().code(), Code::Unavailable);
+        let taken = setting.results.take(5).unwrap();
+        assert_eq!(setting.results.place().unwrap_err().code(), Code::Unavailable);
+        drop(taken);
+        assert!(setting.results.place().is_ok());
     }
 
     #[tokio::test]
     async fn an_end_drops_what_waits_and_takes_no_more() {
-        let (results, session) = (results(2), session("a").await);
-        let (result, watch) = endless(&session);
-        results.put(result, results.place().unwrap(), Instant::now());
-        results.close();
+        let setting = Setting::of(2).await;
+        let (result, watch) = setting.endless(5);
+        setting.results.put(result, Instant::now());
+        setting.results.close();
         assert!(watch.upgrade().is_none());
-        let refused = results.place().unwrap_err();
+        let refused = setting.results.place().unwrap_err();
         assert_eq!(
             (refused.code(), refused.message()),
             (Code::Unavailable, "the coordinator is ending")
@@ -196,18 +213,24 @@ mod tests {
 
     #[tokio::test]
     async fn what_nobody_fetches_is_dropped() {
-        let (results, session) = (results(3), session("a").await);
+        let setting = Setting::of(3).await;
         let start = Instant::now();
-        let (old, watch_old) = endless(&session);
-        let (new, watch_new) = endless(&session);
-        results.put(old, results.place().unwrap(), start);
-        results.put(new, results.place().unwrap(), start + Duration::from_secs(1));
-        results.sweep(start + ResultsConfig::default().fetch_timeout);
+        let (old, watch_old) = setting.endless(5);
+        let (renewed, watch_renewed) = setting.endless(6);
+        let (new, watch_new) = setting.endless(7);
+        setting.results.put(old, start);
+        setting.results.put(renewed, start);
+        setting.results.put(new, start + Duration::from_secs(1));
+        assert!(setting.results.renew(6, start + Duration::from_secs(1)));
+        assert!(!setting.results.renew(8, start));
+        setting.results.sweep(start + ResultsConfig::default().fetch_timeout);
         assert!(watch_old.upgrade().is_none());
+        assert!(watch_renewed.upgrade().is_some());
+        setting.results.drop_cancelled(6);
+        assert!(watch_renewed.upgrade().is_none());
+        setting.results.drop_of(2);
         assert!(watch_new.upgrade().is_some());
-        results.drop_of("somebody else");
-        assert!(watch_new.upgrade().is_some());
-        results.drop_of("a");
+        setting.results.drop_of(1);
         assert!(watch_new.upgrade().is_none());
     }
 }

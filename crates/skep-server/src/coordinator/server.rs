@@ -90,7 +90,8 @@ impl CoordinatorServer {
         let wiring = Wiring::start(&config, data_address, tls.as_ref()).await?;
         let sessions = Arc::new(Sessions::new(config.sessions.clone(), wiring.engine().clone()));
         let results = Arc::new(PendingResults::new(config.results.clone()));
-        let sql = SqlService::new(Arc::clone(&sessions), Arc::clone(&results), &config.results);
+        let (sessions_of, results_of) = (Arc::clone(&sessions), Arc::clone(&results));
+        let sql = SqlService::new(sessions_of, results_of, wiring.monitor(), &config)?;
         let front = Front::new(sql, wiring.exchanges());
         let flight = FlightServiceServer::new(front)
             .max_decoding_message_size(config.grpc.max_message_bytes)

@@ -1,6 +1,7 @@
 //! The sessions of clients, by the names that the gate gives them.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -18,6 +19,9 @@ use crate::status::refuse;
 /// opened again, but not if it was closed since.
 const REMEMBERED_CLOSED: usize = 4096;
 
+/// The header, and the option of a session, by which a client says that it takes views.
+pub(super) const STRING_VIEW: &str = "string_view";
+
 /// All sessions.
 ///
 /// **Invariant:** a session that somebody holds is in use and is not closed for idleness.
@@ -25,6 +29,7 @@ const REMEMBERED_CLOSED: usize = 4096;
 pub(super) struct Sessions {
     config: SessionsConfig,
     engine: Engine,
+    next_id: AtomicU64,
     open: Mutex<HashMap<String, Entry>>,
     /// Oldest first.
     closed: Mutex<VecDeque<String>>,
@@ -34,8 +39,12 @@ pub(super) struct Sessions {
 pub(super) struct OpenSession {
     /// Its name.
     pub(super) token: String,
+    /// What handles name it by: nobody can use it by that.
+    pub(super) id: u64,
     /// What statements run in.
     pub(super) session: Session,
+    /// Whether its client takes views.
+    takes_views: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -51,14 +60,37 @@ struct Entry {
 impl std::fmt::Debug for OpenSession {
     /// Leaves the token out: whoever reads it could use it.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("OpenSession").finish_non_exhaustive()
+        f.debug_struct("OpenSession").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl OpenSession {
+    /// Makes one.
+    pub(super) fn new(token: String, id: u64, session: Session) -> Self {
+        Self { token, id, session, takes_views: AtomicBool::new(false) }
+    }
+
+    /// Returns whether its client takes views.
+    pub(super) fn takes_views(&self) -> bool {
+        self.takes_views.load(Ordering::Relaxed)
+    }
+
+    /// Says whether its client takes views.
+    pub(super) fn set_takes_views(&self, takes: bool) {
+        self.takes_views.store(takes, Ordering::Relaxed);
     }
 }
 
 impl Sessions {
     /// Makes an empty set.
     pub(super) fn new(config: SessionsConfig, engine: Engine) -> Self {
-        Self { config, engine, open: Mutex::default(), closed: Mutex::default() }
+        let next_id = AtomicU64::new(1);
+        Self { config, engine, next_id, open: Mutex::default(), closed: Mutex::default() }
+    }
+
+    /// Returns a session that is nobody's, to look at the engine.
+    pub(super) fn bare_session(&self) -> Session {
+        self.engine.session()
     }
 
     /// Opens the session that a caller names.
@@ -69,7 +101,8 @@ impl Sessions {
         // Making a session takes a while; nobody else should wait for it.
         let token = caller.session.clone();
         let session = self.engine.session_of(caller.principal.clone());
-        let session = Arc::new(OpenSession { token: token.clone(), session });
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let session = Arc::new(OpenSession::new(token.clone(), id, session));
         drop(self.expire(now));
         let mut open = self.open.lock();
         if let Some(entry) = open.get_mut(&token).filter(|it| it.principal == caller.principal) {

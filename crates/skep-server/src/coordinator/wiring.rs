@@ -10,7 +10,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use skep_cluster::control::{ControlService, ControlServiceConfig, Members};
-use skep_cluster::coordinator::{Coordinator, CoordinatorOptions};
+use skep_cluster::coordinator::{Coordinator, CoordinatorOptions, QueryMonitor};
 use skep_cluster::exchange::config::{FetchConfig, ServeConfig};
 use skep_cluster::exchange::flight_fetch::FlightFetcher;
 use skep_cluster::exchange::serve::ExchangeServer;
@@ -31,6 +31,7 @@ use crate::tls::Tls;
 /// The parts of a coordinator.
 pub(super) struct Wiring {
     engine: Engine,
+    monitor: QueryMonitor,
     exchange: ExchangeService,
     members: Arc<dyn Members>,
     snapshot: watch::Receiver<Arc<ClusterSnapshot>>,
@@ -80,6 +81,7 @@ impl Wiring {
         };
         let coordinator = Coordinator::start(options, store.clone(), runtime.clone(), fetcher);
         let (members, snapshot) = (coordinator.members(), coordinator.snapshot());
+        let monitor = coordinator.monitor();
         let parts = EngineParts {
             runtime,
             executor: coordinator.executor(),
@@ -91,12 +93,26 @@ impl Wiring {
         // Several must fit into the time after which a silent worker is lost.
         let most = config.scheduler.membership.heartbeat_timeout / 3;
         let heartbeat_interval = config.heartbeat_interval.min(most);
-        Ok(Self { engine, exchange, members, snapshot, heartbeat_interval, coordinator, _io: io })
+        Ok(Self {
+            engine,
+            monitor,
+            exchange,
+            members,
+            snapshot,
+            heartbeat_interval,
+            coordinator,
+            _io: io,
+        })
     }
 
     /// Returns the engine.
     pub(super) fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// Returns what names queries and tells how far they are.
+    pub(super) fn monitor(&self) -> QueryMonitor {
+        self.monitor.clone()
     }
 
     /// Returns what serves the partitions of this process.

@@ -1,0 +1,75 @@
+//! The ADBC driver that people use, from PyPI, in a virtual environment of its own.
+//!
+//! The environment is made below the target directory, once. Where there is no Python, or no index
+//! of packages can be reached, the test says so on standard error and passes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use crate::role::Coordinator;
+
+/// What is installed: a change makes the environment anew.
+const PACKAGES: [&str; 3] = ["adbc-driver-flightsql", "adbc-driver-manager", "pyarrow"];
+
+/// Each is a function of the script, and gets the address of a coordinator of its own.
+const CASES: [&str; 8] =
+    ["db_api", "parameters", "objects", "table_schema", "ingest", "cancel", "sessions", "errors"];
+
+#[test]
+fn the_driver_from_pypi_works() {
+    let python = match environment() {
+        Ok(python) => python,
+        Err(why) => {
+            say_skipped(&why);
+            return;
+        }
+    };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/flight/adbc.py");
+    for case in CASES {
+        let coordinator = Coordinator::start_with_worker(&[]);
+        let address = coordinator.url.replace("grpc://", "grpc+tcp://");
+        let run = Command::new(&python).arg(&script).args([case, &address]).output().unwrap();
+        assert!(run.status.success(), "{case}: {}", said(&run));
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "whoever reads the log must see what was not tested")]
+fn say_skipped(why: &str) {
+    eprintln!("SKIPPED: the ADBC driver was not tested: {why}");
+}
+
+/// Makes the environment, if it is not there; returns its Python.
+fn environment() -> Result<PathBuf, String> {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("adbc-venv");
+    let python = directory.join("bin/python");
+    let stamp = directory.join("packages");
+    let wanted = PACKAGES.join("\n");
+    if fs::read_to_string(&stamp).is_ok_and(|there| there == wanted) {
+        return Ok(python);
+    }
+    let _ = fs::remove_dir_all(&directory);
+    let mut made = Command::new("python3");
+    made.args(["-m", "venv"]).arg(&directory);
+    done(&mut made, "python3 makes no virtual environment")?;
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+    let bounds = ["--retries", "1", "--timeout", "20", "--only-binary", ":all:"];
+    let mut install = Command::new(&python);
+    install.args(pip).args(bounds).args(PACKAGES);
+    done(&mut install, "pip does not install the driver")?;
+    fs::write(stamp, wanted).map_err(|error| error.to_string())?;
+    Ok(python)
+}
+
+fn done(command: &mut Command, otherwise: &str) -> Result<(), String> {
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.map_err(|error| format!("{otherwise}: {error}"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!("{otherwise}: {}", said(&output))),
+    }
+}
+
+fn said(output: &Output) -> String {
+    [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text)).join("\n")
+}

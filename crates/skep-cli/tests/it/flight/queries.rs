@@ -1,0 +1,184 @@
+//! Statements, their announced columns and their tickets.
+
+use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt};
+use arrow_flight::{FlightDescriptor, FlightInfo};
+use datafusion::arrow::datatypes::{DataType, Schema};
+use prost::Message;
+use tonic::{Code, Request};
+
+use super::{anonymous, connect, fetch, refused, rendered, rows, status, update, value};
+use crate::role::Coordinator;
+
+/// Queries whose physical columns differ from the logical ones, or have types that drivers do not
+/// take.
+const SHAPES: [&str; 14] = [
+    "SELECT 1 AS x",
+    "SELECT NULL AS n",
+    "SELECT count(*) AS c FROM '{parquet}'",
+    "SELECT min(s) AS a, max(n) AS b FROM '{parquet}'",
+    "SELECT * FROM '{parquet}'",
+    "SELECT * FROM '{parquet}' WHERE n > 1000",
+    "SELECT s, count(*) AS c FROM '{parquet}' GROUP BY s ORDER BY s",
+    "SELECT 1 AS a, 2 AS a",
+    "SELECT arrow_cast('x', 'Dictionary(Int32, Utf8)') AS d, arrow_cast('y', 'Utf8View') AS v",
+    "SELECT arrow_cast('z', 'BinaryView') AS b, make_array(arrow_cast('y', 'Utf8View')) AS l",
+    "SELECT named_struct('a', arrow_cast('y', 'Utf8View')) AS s",
+    "SELECT a.n, b.s FROM '{parquet}' a LEFT JOIN '{parquet}' b ON a.n = b.n + 1",
+    "SHOW TABLES",
+    "EXPLAIN SELECT 1",
+];
+
+#[tokio::test]
+async fn the_announced_columns_are_those_of_every_batch() {
+    let directory = tempfile::tempdir().unwrap();
+    let parquet = directory.path().join("t.parquet");
+    let parquet = parquet.to_str().unwrap();
+    let coordinator = Coordinator::start(&[]);
+    let mut client = connect(&coordinator).await;
+    let copy = format!(
+        "COPY (SELECT value AS n, CAST(value % 3 AS VARCHAR) AS s, 1 AS k \
+         FROM generate_series(1, 100)) TO '{parquet}'"
+    );
+    assert_eq!(update(&mut client, &copy).await, 100);
+    for shape in SHAPES {
+        let sql = shape.replace("{parquet}", parquet);
+        let info = client.execute(sql.clone(), None).await.unwrap();
+        // fetch compares the batches.
+        let (schema, _) = fetch(&mut client, info).await.unwrap();
+        assert!(schema.fields().iter().all(|field| is_plain(field.data_type())), "{schema:?}");
+        // So do GetSchema and the prepared statement, which do not run it.
+        let described = schema_of(&mut client, &sql).await;
+        assert_eq!(&described, schema.as_ref(), "{sql}");
+        let prepared = client.prepare(sql.clone(), None).await.unwrap();
+        assert_eq!(prepared.dataset_schema().unwrap(), schema.as_ref(), "{sql}");
+    }
+}
+
+fn is_plain(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Utf8View | DataType::BinaryView | DataType::Dictionary(..) => false,
+        DataType::List(field) => is_plain(field.data_type()),
+        DataType::Struct(fields) => fields.iter().all(|field| is_plain(field.data_type())),
+        _ => true,
+    }
+}
+
+async fn schema_of(client: &mut super::Client, sql: &str) -> Schema {
+    let command = CommandStatementQuery { query: sql.to_owned(), transaction_id: None };
+    let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
+    let mut request = Request::new(descriptor);
+    let token = format!("Bearer {}", client.token().unwrap());
+    request.metadata_mut().insert("authorization", token.parse().unwrap());
+    let result = client.inner_mut().get_schema(request).await.unwrap().into_inner();
+    Schema::try_from(&result).unwrap()
+}
+
+#[tokio::test]
+async fn views_stay_if_the_client_takes_them() {
+    let coordinator = Coordinator::start(&[]);
+    let mut client = connect(&coordinator).await;
+    client.set_header("string_view", "true");
+    let sql = "SELECT arrow_cast('y', 'Utf8View') AS v";
+    let info = client.execute(sql.to_owned(), None).await.unwrap();
+    let (schema, batches) = fetch(&mut client, info).await.unwrap();
+    assert_eq!(schema.field(0).data_type(), &DataType::Utf8View);
+    assert_eq!(rendered(&schema, &batches), [["y"]]);
+}
+
+#[tokio::test]
+async fn a_change_is_made_once_when_it_is_asked_for_and_has_no_rows() {
+    let coordinator = Coordinator::start(&[]);
+    let mut client = connect(&coordinator).await;
+    for sql in ["CREATE TABLE t (x INT)", "INSERT INTO t VALUES (1), (2)", "SET TIME ZONE 'UTC'"] {
+        let info: FlightInfo = client.execute(sql.to_owned(), None).await.unwrap();
+        assert_eq!(info.endpoint, [], "{sql}");
+        assert_eq!(info.try_decode_schema().unwrap(), Schema::empty(), "{sql}");
+    }
+    assert_eq!(value(&mut client, "SELECT count(*) FROM t").await, "2");
+    assert_eq!(update(&mut client, "INSERT INTO t SELECT x + 2 FROM t").await, 2);
+    assert_eq!(update(&mut client, "CREATE TABLE u AS SELECT * FROM t").await, 4);
+    assert_eq!(update(&mut client, "DROP TABLE u").await, 0);
+    assert_eq!(value(&mut client, "SELECT count(*) FROM t").await, "4");
+    let asked = client.execute_update("SELECT 1".to_owned(), None).await;
+    refused(asked, Code::InvalidArgument, "changes nothing");
+}
+
+#[tokio::test]
+async fn a_result_is_one_endpoint_in_order_that_ends_and_can_be_read_again() {
+    let coordinator = Coordinator::start(&[]);
+    let mut client = connect(&coordinator).await;
+    let sql = "SELECT value AS v FROM generate_series(1, 20000) ORDER BY value DESC";
+    let info = client.execute(sql.to_owned(), None).await.unwrap();
+    assert!(info.ordered);
+    assert_eq!(info.endpoint.len(), 1);
+    assert_eq!(info.endpoint[0].location, []);
+    let expires = info.endpoint[0].expiration_time.unwrap().seconds;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    assert!((1..=3600).contains(&(expires - now.as_secs() as i64)));
+    let (schema, first) = fetch(&mut client, info.clone()).await.unwrap();
+    let (_, second) = fetch(&mut client, info).await.unwrap();
+    let first = rendered(&schema, &first);
+    assert_eq!(first, rendered(&schema, &second));
+    assert_eq!((first.len(), first[0][0].as_str()), (20000, "20000"));
+}
+
+#[tokio::test]
+async fn a_ticket_whose_table_has_changed_is_not_found() {
+    let coordinator = Coordinator::start(&[]);
+    let mut client = connect(&coordinator).await;
+    update(&mut client, "CREATE TABLE t AS SELECT 1 AS x").await;
+    let info = client.execute("SELECT * FROM t".to_owned(), None).await.unwrap();
+    fetch(&mut client, info.clone()).await.unwrap();
+    update(&mut client, "CREATE OR REPLACE TABLE t AS SELECT 'y' AS y").await;
+    refused(fetch(&mut client, info).await, Code::NotFound, "other columns");
+}
+
+#[tokio::test]
+async fn a_result_that_nobody_fetches_is_freed() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("skep.toml");
+    let text = "[results]\nmax_pending_count = 1\nfetch_timeout = '500ms'\n";
+    std::fs::write(&config, text).unwrap();
+    let coordinator = Coordinator::start(&["--config", config.to_str().unwrap()]);
+    let mut client = connect(&coordinator).await;
+    let info = client.execute("SELECT 7 AS x".to_owned(), None).await.unwrap();
+    let full = client.execute("SELECT 8 AS x".to_owned(), None).await;
+    refused(full, Code::Unavailable, "too many statements");
+    // Its place is free again some time later, and its ticket still good.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while let Err(error) = rows(&mut client, "SELECT 8 AS x").await {
+        assert_eq!(status(error).code(), Code::Unavailable);
+        assert!(std::time::Instant::now() < deadline);
+    }
+    let (schema, batches) = fetch(&mut client, info).await.unwrap();
+    assert_eq!(rendered(&schema, &batches), [["7"]]);
+}
+
+#[tokio::test]
+async fn an_error_has_a_code_that_says_whose_it_is_and_details() {
+    let coordinator = Coordinator::start(&[]);
+    let mut client = anonymous(&coordinator).await;
+    for (sql, code, text) in [
+        ("SELEC 1", Code::InvalidArgument, "syntax error"),
+        ("SELECT 1 +", Code::InvalidArgument, "syntax error"),
+        ("SELECT * FROM nope", Code::NotFound, "table \"nope\" not found"),
+        ("SELECT nope FROM (SELECT 1 AS x) t", Code::NotFound, "\"nope\" not found"),
+        ("SELECT 'a' + DATE '2026-01-01'", Code::InvalidArgument, ""),
+        ("CREATE TABLE t (x INT); SELECT 1", Code::InvalidArgument, ""),
+        ("SET skep.nope = 1", Code::NotFound, "setting"),
+        ("DELETE FROM t", Code::Unimplemented, "DELETE"),
+        ("SELECT 1 / (value - 10) FROM generate_series(1, 20)", Code::InvalidArgument, "zero"),
+    ] {
+        refused(rows(&mut client, sql).await, code, text);
+    }
+    update(&mut client, "CREATE TABLE t (x INT)").await;
+    refused(rows(&mut client, "CREATE TABLE t (x INT)").await, Code::AlreadyExists, "t");
+    let refused = refused(rows(&mut client, "SELECT\n  lenght('x')").await, Code::NotFound, "");
+    let details = skep_proto::client::Details::decode(refused.details()).unwrap();
+    let info = details.details.iter().find(|part| part.type_url.ends_with("ErrorInfo")).unwrap();
+    let info = skep_proto::client::ErrorInfo::decode(info.value.as_ref()).unwrap();
+    assert_eq!(info.reason, "NOT_FOUND");
+    assert_eq!(info.metadata["position"], "line 2, column 3");
+    assert!(info.metadata["hint"].contains("length"), "{info:?}");
+    assert!(info.metadata["query"].starts_with('q'), "{info:?}");
+}

@@ -1,0 +1,415 @@
+//! Statements, plain and prepared: running them, announcing their results, passing rows on.
+//!
+//! A statement runs when its `FlightInfo` is asked for, once: what it changes is changed then, and
+//! rows wait for the `DoGet` of the ticket. A ticket that is fetched again, or too late, runs its
+//! query again; a change has no ticket.
+//!
+//! **Invariant:** the schema that is announced is the schema of every batch.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use arrow_flight::encode::{DictionaryHandling, FlightDataEncoderBuilder};
+use arrow_flight::error::FlightError;
+use arrow_flight::sql::{
+    ActionCreatePreparedStatementResult, ProstMessageExt, TicketStatementQuery,
+};
+use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, IpcMessage, SchemaAsIpc, Ticket};
+use bytes::Bytes;
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::ipc::writer::IpcWriteOptions;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+use futures::{StreamExt, TryStreamExt, stream};
+use prost::Message;
+use skep_cluster::ids::QueryId;
+use skep_engine::{Description, Error, QueryStream, QueryTag, StatementKind};
+use skep_proto::ErrorCode;
+use skep_proto::client::statement_outcome::Kind;
+use skep_proto::client::{CommandOutcome, QueryOutcome, StatementOutcome, WriteOutcome};
+use tonic::Status;
+use tonic::metadata::MetadataMap;
+use tracing::error;
+
+use super::columns::{plain_batch, plain_schema};
+use super::flight_sql::SqlService;
+use super::front::Answers;
+use super::parameters;
+use super::results::PendingResult;
+use super::sessions::{OpenSession, STRING_VIEW};
+use super::statements::Running;
+use super::tickets::{Claim, Purpose};
+use crate::status::{refuse, status_of_query};
+
+/// A statement as a client said it.
+#[derive(Debug, Clone)]
+pub(super) struct Said {
+    /// Its text.
+    pub(super) sql: String,
+    /// The values of its parameters, as handles keep them; empty for none.
+    pub(super) parameters: Bytes,
+    /// Whether types stay as the engine has them.
+    pub(super) is_exact: bool,
+}
+
+impl SqlService {
+    /// Gives a statement of a session its number.
+    pub(super) fn begin(&self, session: &OpenSession) -> Running {
+        let owner = session.session.principal().clone();
+        self.statements.begin(self.monitor.next_query().0, session.id, owner)
+    }
+
+    /// Runs a statement up to its first row.
+    pub(super) async fn run(
+        &self,
+        session: &Arc<OpenSession>,
+        sql: &str,
+        values: Option<&RecordBatch>,
+    ) -> Result<PendingResult, Status> {
+        self.check_length(sql)?;
+        let place = self.results.place()?;
+        let running = self.begin(session);
+        if let Some(target) = kill_target(sql) {
+            let stream = self.kill(session, &target)?;
+            return Ok(PendingResult { stream, running, session: Arc::clone(session), place });
+        }
+        let tagged = session.session.tagged(Arc::new(QueryTag::new(running.id())));
+        let executed = async {
+            match values {
+                None => tagged.execute(sql).await,
+                Some(values) => tagged.execute_bound(sql, values).await,
+            }
+        };
+        let stream = Box::pin(running.until_cancelled(executed)).await;
+        let stream = stream.map_err(|error| reported(&error, running.id()))?;
+        Ok(PendingResult { stream, running, session: Arc::clone(session), place })
+    }
+
+    /// Runs a statement, and announces its result.
+    pub(super) async fn announce(
+        &self,
+        session: &Arc<OpenSession>,
+        said: Said,
+        descriptor: FlightDescriptor,
+    ) -> Result<FlightInfo, Status> {
+        let values = parameters::decode(&said.parameters)?;
+        let result = self.run(session, &said.sql, values.as_ref()).await?;
+        let kind = result.stream.kind().clone();
+        let schema = encode_schema(&shown(&result.stream.schema(), said.is_exact))?;
+        let outcome = outcome(&kind, result.running.id());
+        let mut info = FlightInfo::new()
+            .with_app_metadata(outcome.encode_to_vec())
+            .with_descriptor(descriptor)
+            // One endpoint is in order whatever the statement.
+            .with_ordered(true);
+        info.schema = schema.clone();
+        if kind == StatementKind::Query {
+            let claim = Claim {
+                purpose: Purpose::Result.into(),
+                session: session.id,
+                query: result.running.id(),
+                sql: said.sql,
+                parameters: said.parameters,
+                is_exact: said.is_exact,
+                schema,
+                expires: 0,
+            };
+            info = info.with_endpoint(self.endpoint(claim));
+            self.results.put(result, Instant::now());
+        }
+        Ok(info)
+    }
+
+    /// Makes the endpoint of a result, from now on.
+    pub(super) fn endpoint(&self, claim: Claim) -> FlightEndpoint {
+        let claim = claim.expiring_at(SystemTime::now() + self.config.ticket_timeout);
+        let expires = claim.expiration_time();
+        let ticket = TicketStatementQuery { statement_handle: self.tickets.seal(&claim) };
+        FlightEndpoint::new()
+            .with_ticket(Ticket::new(ticket.as_any().encode_to_vec()))
+            .with_expiration_time(expires)
+    }
+
+    /// Passes on the rows of a ticket.
+    pub(super) async fn fetch(
+        &self,
+        session: &Arc<OpenSession>,
+        handle: &[u8],
+    ) -> Result<Answers<arrow_flight::FlightData>, Status> {
+        let claim = self.tickets.open(Purpose::Result, session.id, handle, SystemTime::now())?;
+        let result = match self.results.take(claim.query) {
+            Some(result) => result,
+            None if self.statements.was_cancelled(claim.query) => {
+                return Err(reported(&Error::Cancelled, claim.query));
+            }
+            None => {
+                let values = parameters::decode(&claim.parameters)?;
+                self.run(session, &claim.sql, values.as_ref()).await?
+            }
+        };
+        let schema = shown(&result.stream.schema(), claim.is_exact);
+        if encode_schema(&schema)? != claim.schema {
+            return Err(refuse(
+                ErrorCode::NotFound,
+                "the result has other columns now",
+                "a table has changed since the statement ran: run it again",
+            ));
+        }
+        Ok(self.rows(result, schema))
+    }
+
+    /// Makes messages of a result's rows. Dropping them stops the query.
+    pub(super) fn rows(
+        &self,
+        result: PendingResult,
+        schema: SchemaRef,
+    ) -> Answers<arrow_flight::FlightData> {
+        let PendingResult { stream, running, session, place } = result;
+        let id = running.id();
+        let cancelled = Box::pin(running.cancelled());
+        let plain = Arc::clone(&schema);
+        let batches = stream.take_until(cancelled).map(move |batch| plain_batch(batch?, &plain));
+        // Held for as long as rows flow: the session and the place are in use, the statement can be
+        // cancelled.
+        let held = (running, session, place);
+        let end = stream::once(async move { held.0.is_cancelled() });
+        let end =
+            end.filter_map(async |is_cancelled| is_cancelled.then_some(Err(Error::Cancelled)));
+        let rows = batches
+            .chain(end)
+            .map_err(move |error| FlightError::Tonic(Box::new(reported(&error, id))));
+        FlightDataEncoderBuilder::new()
+            .with_schema(schema)
+            // What is left of dictionaries keeps its type, as announced.
+            .with_dictionary_handling(DictionaryHandling::Resend)
+            .with_max_flight_data_size(self.config.message_bytes)
+            .build(rows)
+            .map_err(Status::from)
+            .boxed()
+    }
+
+    /// Prepares a statement: says what it is, and gives a handle to run it by.
+    pub(super) async fn prepare(
+        &self,
+        session: &Arc<OpenSession>,
+        sql: String,
+        is_exact: bool,
+    ) -> Result<ActionCreatePreparedStatementResult, Status> {
+        self.check_length(&sql)?;
+        let description = self.describe(session, &sql, None).await?;
+        let said = Said { sql, parameters: Bytes::new(), is_exact };
+        let parameters = Schema::new(description.parameters);
+        Ok(ActionCreatePreparedStatementResult {
+            prepared_statement_handle: self.prepared_handle(session, said),
+            // A change has no columns, which tells drivers that it is one.
+            dataset_schema: encode_schema(&shown(&description.schema, is_exact))?,
+            parameter_schema: encode_schema(&plain_schema(&Arc::new(parameters)))?,
+        })
+    }
+
+    /// Puts values into a prepared statement: the new handle has them.
+    pub(super) fn bound(
+        &self,
+        session: &Arc<OpenSession>,
+        handle: &[u8],
+        values: Option<&RecordBatch>,
+    ) -> Result<Bytes, Status> {
+        let said = self.prepared(session, handle)?;
+        let bound = self.config.max_statement_bytes;
+        let parameters = match values {
+            Some(values) => parameters::encode(values, bound)?,
+            None => Bytes::new(),
+        };
+        Ok(self.prepared_handle(session, Said { parameters, ..said }))
+    }
+
+    /// Returns the statement of a handle.
+    pub(super) fn prepared(
+        &self,
+        session: &Arc<OpenSession>,
+        handle: &[u8],
+    ) -> Result<Said, Status> {
+        let now = SystemTime::now();
+        let claim = self.tickets.open(Purpose::Prepared, session.id, handle, now)?;
+        let Claim { sql, parameters, is_exact, .. } = claim;
+        Ok(Said { sql, parameters, is_exact })
+    }
+
+    fn prepared_handle(&self, session: &Arc<OpenSession>, said: Said) -> Bytes {
+        let claim = Claim {
+            purpose: Purpose::Prepared.into(),
+            session: session.id,
+            sql: said.sql,
+            parameters: said.parameters,
+            is_exact: said.is_exact,
+            ..Claim::default()
+        };
+        let end = SystemTime::now() + self.config.prepared_timeout;
+        self.tickets.seal(&claim.expiring_at(end))
+    }
+
+    /// Says what a statement is, without running it.
+    pub(super) async fn describe(
+        &self,
+        session: &Arc<OpenSession>,
+        sql: &str,
+        values: Option<&RecordBatch>,
+    ) -> Result<Description, Status> {
+        self.check_length(sql)?;
+        if kill_target(sql).is_some() {
+            let schema = Arc::new(Schema::empty());
+            return Ok(Description { is_query: false, schema, parameters: Vec::new() });
+        }
+        let _place = self.results.place()?;
+        let described = Box::pin(session.session.describe(sql, values)).await;
+        described.map_err(|error| reported(&error, 0))
+    }
+
+    /// Runs a statement that changes something; returns how many rows it wrote.
+    pub(super) async fn update(
+        &self,
+        session: &Arc<OpenSession>,
+        sql: &str,
+        values: Option<&RecordBatch>,
+    ) -> Result<i64, Status> {
+        let result = self.run(session, sql, values).await?;
+        match result.stream.kind() {
+            StatementKind::Write { row_count } => Ok(i64::try_from(*row_count).unwrap_or(i64::MAX)),
+            StatementKind::Command { .. } => Ok(0),
+            StatementKind::Query => Err(refuse(
+                ErrorCode::InvalidArgument,
+                "the statement asks and changes nothing",
+                "run it as a query",
+            )),
+        }
+    }
+
+    fn check_length(&self, sql: &str) -> Result<(), Status> {
+        let bound = self.config.max_statement_bytes;
+        if sql.len() <= bound {
+            return Ok(());
+        }
+        Err(refuse(
+            ErrorCode::InvalidArgument,
+            format!("the statement has {} bytes, of which {bound} are allowed", sql.len()),
+            "send values as parameters, load rows by ingest, or raise max_statement_bytes in [results]",
+        ))
+    }
+
+    /// Cancels a statement by its name.
+    fn kill(&self, session: &OpenSession, target: &str) -> Result<QueryStream, Status> {
+        let id = target.strip_prefix('q').and_then(|number| number.parse().ok());
+        // Of others nobody is told that they run.
+        let id = id.filter(|id| self.statements.is_seen_by(*id, session.session.principal()));
+        if id.is_some_and(|id| self.end(id)) {
+            return Ok(QueryStream::done(StatementKind::Command { tag: "KILL QUERY".to_owned() }));
+        }
+        Err(refuse(
+            ErrorCode::NotFound,
+            format!("query \"{target}\" does not run"),
+            "SELECT query, state, sql FROM system.queries",
+        ))
+    }
+
+    /// Cancels a statement: what runs stops, what waits goes. Returns whether it ran.
+    pub(super) fn end(&self, id: u64) -> bool {
+        let was_running = self.statements.cancel(id);
+        self.results.drop_cancelled(id);
+        was_running
+    }
+}
+
+/// Tells whether a client takes the engine's types.
+pub(super) fn is_exact(session: &OpenSession, headers: &MetadataMap) -> bool {
+    match headers.get(STRING_VIEW).map(|value| value.as_bytes()) {
+        Some(value) => value.eq_ignore_ascii_case(b"true"),
+        None => session.takes_views(),
+    }
+}
+
+/// Returns the schema as a client sees it.
+pub(super) fn shown(schema: &SchemaRef, is_exact: bool) -> SchemaRef {
+    if is_exact { Arc::clone(schema) } else { plain_schema(schema) }
+}
+
+/// Writes a schema as Flight does.
+///
+/// # Errors
+/// `INTERNAL` if it cannot be written.
+pub(super) fn encode_schema(schema: &Schema) -> Result<Bytes, Status> {
+    let options = IpcWriteOptions::default();
+    let message: Result<IpcMessage, _> = SchemaAsIpc::new(schema, &options).try_into();
+    message
+        .map(|message| message.0)
+        .map_err(|error| Status::internal(format!("cannot encode the schema: {error}")))
+}
+
+/// Makes the status of a statement's error; a defect is logged, because somebody must look.
+pub(super) fn reported(error: &Error, query: u64) -> Status {
+    if error.code() == ErrorCode::Internal {
+        error!(%error, query, "a statement failed by a defect");
+    }
+    status_of_query(error, query)
+}
+
+/// Says what a statement did.
+pub(super) fn outcome(kind: &StatementKind, query: u64) -> StatementOutcome {
+    let kind = match kind {
+        StatementKind::Query => Kind::Query(QueryOutcome {}),
+        StatementKind::Write { row_count } => Kind::Write(WriteOutcome { row_count: *row_count }),
+        StatementKind::Command { tag } => Kind::Command(CommandOutcome { tag: tag.clone() }),
+    };
+    StatementOutcome { kind: Some(kind), query: QueryId(query).to_string() }
+}
+
+/// Reads `KILL [QUERY] 'q12'`: whom to cancel is known here and not to the engine.
+fn kill_target(sql: &str) -> Option<String> {
+    /// No such statement is longer, comments included.
+    const MOST_BYTES: usize = 4096;
+    if sql.len() > MOST_BYTES {
+        return None;
+    }
+    let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize().ok()?;
+    let mut tokens = tokens
+        .into_iter()
+        .filter(|token| !matches!(token, Token::Whitespace(_) | Token::SemiColon))
+        .peekable();
+    let is_word = |token: &Token, text: &str| {
+        matches!(token, Token::Word(word)
+            if word.quote_style.is_none() && word.value.eq_ignore_ascii_case(text))
+    };
+    tokens.next_if(|token| is_word(token, "KILL"))?;
+    tokens.next_if(|token| is_word(token, "QUERY"));
+    let target = match tokens.next()? {
+        Token::SingleQuotedString(text) => text,
+        Token::Word(word) => word.value,
+        _ => return None,
+    };
+    tokens.next().is_none().then_some(target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whom_to_kill_is_read() {
+        for (sql, target) in [
+            ("KILL QUERY 'q12'", Some("q12")),
+            ("kill query q12;", Some("q12")),
+            ("-- enough\nKILL 'q12' ;", Some("q12")),
+            ("KILL QUERY", None),
+            ("KILL QUERY 'q1' 'q2'", None),
+            ("KILL 'unfinished", None),
+            ("SELECT 'KILL'", None),
+        ] {
+            assert_eq!(kill_target(sql).as_deref(), target, "{sql}");
+        }
+    }
+
+    #[test]
+    fn the_outcome_names_the_statement_as_the_system_tables_do() {
+        assert_eq!(outcome(&StatementKind::Query, 7).query, "q7");
+    }
+}
