@@ -1,11 +1,14 @@
 //! DataFusion's errors as ours: kind, place, cause and hint found again, never a flattened string.
 
+use std::sync::Arc;
+
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::{Column, SchemaError};
 use datafusion::error::DataFusionError;
 use datafusion::parquet::errors::ParquetError;
 use datafusion::sql::sqlparser::parser::ParserError;
 use object_store::Error as StoreError;
+use tokio::task::JoinError;
 
 use crate::error::{Error, Position, closest};
 use crate::planner_message::{plan_error, unsupported_error};
@@ -70,8 +73,7 @@ fn convert(error: &DataFusionError) -> Error {
         }
         DataFusionError::SchemaError(schema, _) => convert_schema(schema),
         DataFusionError::Execution(message) => Error::Data { message: tidy(message), hint: None },
-        DataFusionError::ExecutionJoin(join) if join.is_cancelled() => Error::Cancelled,
-        DataFusionError::ExecutionJoin(join) => internal(&join.to_string()),
+        DataFusionError::ExecutionJoin(join) => convert_join(join),
         DataFusionError::ResourcesExhausted(message) => out_of_resources(message),
         DataFusionError::Context(_, inner) => convert(inner),
         DataFusionError::Diagnostic(diagnostic, inner) => {
@@ -97,6 +99,10 @@ fn convert_external(external: &(dyn std::error::Error + Send + Sync + 'static)) 
     if let Some(inner) = external.downcast_ref::<DataFusionError>() {
         return convert(inner);
     }
+    // As an exchange within the process tells all its readers.
+    if let Some(join) = external.downcast_ref::<Arc<JoinError>>() {
+        return convert_join(join);
+    }
     if let Some(arrow) = external.downcast_ref::<ArrowError>() {
         return convert_arrow(arrow);
     }
@@ -107,6 +113,16 @@ fn convert_external(external: &(dyn std::error::Error + Send + Sync + 'static)) 
         return convert_store(store);
     }
     Error::Data { message: external.to_string(), hint: None }
+}
+
+/// A task of the library below ended by itself: it has panicked, which reads as a panic here does.
+fn convert_join(join: &JoinError) -> Error {
+    if join.is_cancelled() {
+        return Error::Cancelled;
+    }
+    let text = join.to_string();
+    let message = text.split_once("panicked with message ").map(|(_, message)| message);
+    internal(&format!("a panic: {}", message.map_or(text.as_str(), |text| text.trim_matches('"'))))
 }
 
 fn convert_arrow(arrow: &ArrowError) -> Error {

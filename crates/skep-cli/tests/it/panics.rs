@@ -26,8 +26,8 @@ async fn session(cluster: &Cluster, statements: &[String]) -> Client {
 async fn a_panic_of_a_task_fails_its_query_and_nothing_else() {
     let (cluster, server) = (Cluster::start(2, 2, "").await, tables());
     let statements = preamble(&server);
-    // In one partition, where nothing of DataFusion's stands between the panic and who reports it.
-    let config = EngineConfig { target_partitions: Some(1), ..EngineConfig::default() };
+    // In two partitions it is a task of DataFusion's own that panics.
+    let config = EngineConfig { target_partitions: Some(2), ..EngineConfig::default() };
     let engine = Engine::open(config).await.unwrap().session();
     for statement in &statements {
         engine.execute(statement).await.unwrap().collect().await.unwrap();

@@ -205,6 +205,24 @@ fn options_of_this_process_mean_nothing_there() {
 }
 
 #[test]
+fn what_runs_on_the_coordinator_alone_is_listed_without_secrets() {
+    let coordinator = Coordinator::start_with_worker(&[]);
+    let null = [coordinator.url.as_str(), "--format", "null", "-c"];
+    let query = "SELECT value, 'https://me:hush@h/' AS u FROM generate_series(1, 3)";
+    run(&[&null[..], &[query]].concat()).success();
+    let failing = "SELECT 10 / (value - 2) AS failing FROM generate_series(1, 3)";
+    assert_eq!(run(&[&null[..], &[failing]].concat()).code, Some(1));
+    let listed = "SELECT state, rows, stages, error_code, sql FROM system.queries \
+                  WHERE sql LIKE '%generate_series%' AND sql NOT LIKE '%system.%' ORDER BY query";
+    let rows = run(&[&coordinator.url, "--format", "csv", "-c", listed]).success();
+    let lines: Vec<_> = rows.lines().collect();
+    assert_eq!(lines.len(), 3, "{rows}");
+    assert!(lines[1].starts_with("finished,3,0,,"), "{rows}");
+    assert!(lines[1].contains("'https://***@h/' AS u"), "{rows}");
+    assert!(lines[2].starts_with("failed,0,0,invalid_argument,"), "{rows}");
+}
+
+#[test]
 fn probes_are_answered() {
     let coordinator = Coordinator::start_with_worker(&[]);
     let address = coordinator.http.strip_prefix("http://").unwrap();

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::error::Error as StdError;
 use std::io;
+use std::sync::Arc;
 
 use datafusion::error::DataFusionError;
 use skep_proto::ErrorCode;
@@ -22,6 +23,10 @@ pub(super) fn outside_the_query(error: &DataFusionError) -> Option<TaskOutcome> 
             return Some(TaskOutcome::Failed(of_input(input)));
         }
         if let Some(join) = error.downcast_ref::<JoinError>() {
+            return Some(TaskOutcome::Failed(of_join(join)));
+        }
+        // As an exchange within a task tells all its readers.
+        if let Some(join) = error.downcast_ref::<Arc<JoinError>>() {
             return Some(TaskOutcome::Failed(of_join(join)));
         }
         if let Some(ours) = error.downcast_ref::<Error>() {
