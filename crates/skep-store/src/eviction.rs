@@ -125,7 +125,7 @@ mod tests {
         Descriptor {
             id,
             purpose,
-            table: (purpose == Purpose::Cached).then(|| format!("t{id}").into()),
+            table: (purpose == Cached).then(|| format!("t{id}").into()),
             level: StorageLevel::MemoryAndDisk,
             is_sealed: true,
             memory_bytes,

@@ -261,7 +261,8 @@ mod tests {
         }
         let claims = FrameCounts { rows: 4, ..COUNTS };
         let mut other =
-            encode(&batches()[0].schema(), &batches(), claims, Compression::None).unwrap();
+            encode(Form::OneSchema(&batches()[0].schema()), &batches(), claims, Compression::None)
+                .unwrap();
         mend(&mut other);
         assert!(decode_with(other, claims).unwrap_err().contains("were written"));
     }

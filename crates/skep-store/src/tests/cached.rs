@@ -103,7 +103,7 @@ async fn a_table_that_does_not_fit_keeps_the_partitions_that_it_has() {
         let mut writer = fixture.writer(cached("large", partition), level);
         match writer.append(0, batch(0, 400)).await {
             Ok(()) => kept.extend(writer.seal().await.unwrap()),
-            Err(error) => assert!(matches!(error, crate::Error::MemoryExhausted { .. }), "{error}"),
+            Err(error) => assert!(matches!(error, Error::MemoryExhausted { .. }), "{error}"),
         }
     }
     assert!(!kept.is_empty() && kept.len() < 40, "{}", kept.len());

@@ -252,7 +252,7 @@ async fn a_batch_with_other_columns_is_refused() {
     let mut writer =
         fixture.writer_of(task(1, 0), StorageLevel::MemoryAndDisk, Arc::new(Schema::empty()), 1);
     let error = writer.append(0, batch(0, 4)).await.unwrap_err();
-    assert!(matches!(error, crate::Error::SchemaMismatch { .. }), "{error}");
+    assert!(matches!(error, Error::SchemaMismatch { .. }), "{error}");
     drop(writer);
     fixture.assert_empty();
 }
