@@ -185,7 +185,7 @@ mod tests {
 
     use super::*;
 
-    const SHORT: Duration = Duration::from_millis(20);
+    const SHORT: Duration = Duration::from_millis(300);
     const LONG: Duration = Duration::from_secs(3600);
 
     fn deadline(limit: Duration) -> Arc<Deadline> {
@@ -224,7 +224,7 @@ mod tests {
         assert!(watch.upgrade().is_none());
         assert_eq!(
             result.unwrap_err().to_string(),
-            "the statement took longer than skep.statement_timeout, which is 20ms"
+            "the statement took longer than skep.statement_timeout, which is 300ms"
         );
     }
 
