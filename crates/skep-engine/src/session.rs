@@ -114,14 +114,8 @@ impl Session {
     /// Whatever is wrong with the statement, with its place in the text.
     pub async fn execute(&self, statement: &str) -> Result<QueryStream> {
         let parsed = self.parse(statement)?;
-        let mut running = self.with_text(statement);
-        running.deadline = self.new_deadline().filter(|_deadline| may_be_late(&parsed));
-        let deadline = running.deadline.clone();
-        let work = Box::pin(running.run_statement(parsed));
-        match deadline {
-            None => work.await,
-            Some(deadline) => Ok(Arc::clone(&deadline).watch(deadline.bound(work).await?)),
-        }
+        let running = self.running(statement, &parsed);
+        running.until_late(Box::pin(running.run_statement(parsed))).await
     }
 
     /// Plans one query as a DataFrame over the session's tables.
@@ -215,6 +209,23 @@ impl Session {
             text: Some(text),
             tag: self.tag.clone(),
             deadline: None,
+        }
+    }
+
+    /// The same session, in which this statement is being run until its deadline.
+    pub(crate) fn running(&self, text: &str, statement: &Statement) -> Self {
+        let deadline = self.new_deadline().filter(|_deadline| may_be_late(statement));
+        Self { deadline, ..self.with_text(text) }
+    }
+
+    /// Waits for work of this session, and watches over its rows, until the deadline.
+    pub(crate) async fn until_late(
+        &self,
+        work: impl Future<Output = Result<QueryStream>>,
+    ) -> Result<QueryStream> {
+        match &self.deadline {
+            None => work.await,
+            Some(deadline) => Ok(Arc::clone(deadline).watch(deadline.bound(work).await?)),
         }
     }
 

@@ -85,11 +85,14 @@ impl Session {
     ) -> Result<QueryStream> {
         let numbered = Numbered::of(statement);
         let executed = async {
-            let session = self.with_text(statement);
-            match self.parse(&numbered.text)? {
-                Statement::Plan(statement) => Box::pin(session.run_bound(*statement, values)).await,
+            let parsed = self.parse(&numbered.text)?;
+            let session = self.running(statement, &parsed);
+            match parsed {
+                Statement::Plan(statement) => {
+                    session.until_late(Box::pin(session.run_bound(*statement, values))).await
+                }
                 statement if values.num_columns() == 0 => {
-                    Box::pin(session.run_statement(statement)).await
+                    session.until_late(Box::pin(session.run_statement(statement))).await
                 }
                 _ => Err(Error::unsupported(
                     "parameters in this statement",
