@@ -10,6 +10,7 @@ use skep_store::Usage;
 
 use super::content::Content;
 use super::tables::{CachedTable, CachedTables};
+use crate::access::Principal;
 use crate::catalog::SystemTables;
 use crate::error::{Error, Result};
 
@@ -49,7 +50,7 @@ impl SystemTables for CacheReport {
     }
 
     /// Shape: a row for each cached table, by name.
-    async fn rows(&self, _table: &str) -> Result<Vec<RecordBatch>> {
+    async fn rows(&self, _table: &str, _viewer: &Principal) -> Result<Vec<RecordBatch>> {
         let mut tables = self.0.all();
         tables.sort_by_key(|table| (table.name.schema.clone(), table.name.table.clone(), table.id));
         let contents: Vec<Arc<Content>> = tables.iter().map(|table| table.content()).collect();

@@ -125,7 +125,11 @@ impl Session {
             | Statement::Drop(_)
             | Statement::Set { .. }
             | Statement::Reset(_)
-            | Statement::Use(_) => Ok(Description::change(Vec::new())),
+            | Statement::Use(_)
+            | Statement::Cache(_)
+            | Statement::Uncache { .. }
+            | Statement::ClearCache
+            | Statement::Refresh(_) => Ok(Description::change(Vec::new())),
         }
     }
 
