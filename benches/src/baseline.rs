@@ -8,8 +8,12 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use skep_testkit::workspace;
 
-/// Writes the figures of one benchmark, with what they were measured on.
-pub(crate) fn save(name: &str, figures: &Value) -> Result<()> {
+/// Writes the figures of one benchmark, with what they were measured on, into
+/// `benches/baseline/NAME.json`.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn save(name: &str, figures: &Value) -> Result<()> {
     let directory = workspace::root().join("benches/baseline");
     fs::create_dir_all(&directory)?;
     let path = directory.join(format!("{name}.json"));
@@ -29,7 +33,10 @@ fn processor() -> Option<String> {
 }
 
 /// Returns the path of the `skep` binary that was built beside this one.
-pub(crate) fn skep_binary() -> Result<PathBuf> {
+///
+/// # Errors
+/// If it was not built.
+pub fn skep_binary() -> Result<PathBuf> {
     let binary = std::env::current_exe()?.with_file_name("skep");
     anyhow::ensure!(
         binary.is_file(),

@@ -11,15 +11,14 @@ use clap::Args;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use serde_json::{Value, json};
+use skep_bench::baseline::skep_binary;
+use skep_bench::figures::{geometric_mean, milliseconds, round};
 use skep_client::Client;
 use skep_engine::{Engine, EngineConfig, Session};
 use skep_testkit::cluster::{ClusterShape, MultiProcess};
 use skep_testkit::render;
 use skep_testkit::tpch::{DataSet, Format, QUERY_COUNT, TABLES, query};
 use tokio::runtime::Builder;
-
-use crate::baseline::skep_binary;
-use crate::tpch::round;
 
 #[derive(Debug, Args)]
 pub(crate) struct ClusterArguments {
@@ -170,8 +169,8 @@ pub(crate) fn run(arguments: &ClusterArguments) -> Result<(String, Value)> {
         writeln!(
             out,
             "q{number:02}   {:>12.1} {:>14.1} {:>8.3}",
-            measurement.cluster.as_secs_f64() * 1e3,
-            measurement.embedded.as_secs_f64() * 1e3,
+            milliseconds(measurement.cluster),
+            milliseconds(measurement.embedded),
             measurement.ratio(),
         )?;
         measurements.push(measurement);
@@ -181,12 +180,10 @@ pub(crate) fn run(arguments: &ClusterArguments) -> Result<(String, Value)> {
 }
 
 fn summarise(arguments: &ClusterArguments, measurements: &[Measurement]) -> Result<Value> {
-    let total = |time: fn(&Measurement) -> Duration| {
-        measurements.iter().map(time).sum::<Duration>().as_secs_f64() * 1e3
-    };
+    let total =
+        |time: fn(&Measurement) -> Duration| milliseconds(measurements.iter().map(time).sum());
     let (cluster, embedded) = (total(|m| m.cluster), total(|m| m.embedded));
-    let logarithms: f64 = measurements.iter().map(|m| m.ratio().ln()).sum();
-    let mean = (logarithms / measurements.len() as f64).exp();
+    let mean = geometric_mean(measurements.iter().map(Measurement::ratio));
     writeln!(
         io::stdout(),
         "total {cluster:>12.1} {embedded:>14.1} {:>8.3}\ngeometric mean of ratios {mean:>17.3}",
@@ -195,8 +192,8 @@ fn summarise(arguments: &ClusterArguments, measurements: &[Measurement]) -> Resu
     let queries = measurements.iter().map(|m| {
         json!({
             "query": m.number,
-            "cluster_ms": round(m.cluster.as_secs_f64() * 1e3),
-            "embedded_ms": round(m.embedded.as_secs_f64() * 1e3),
+            "cluster_ms": round(milliseconds(m.cluster)),
+            "embedded_ms": round(milliseconds(m.embedded)),
         })
     });
     Ok(json!({

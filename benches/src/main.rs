@@ -4,7 +4,6 @@
 //! yardstick in the same run: plain DataFusion for queries, the memory limit for memory.
 //! README.md has the commands and the figures.
 
-mod baseline;
 mod cluster;
 mod memory;
 mod processes;
@@ -16,6 +15,7 @@ mod tpch;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use skep_bench::baseline;
 
 /// Both engines allocate from it, as the `skep` binary does.
 #[global_allocator]

@@ -13,6 +13,8 @@ use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use serde_json::{Value, json};
+pub(crate) use skep_bench::figures::round;
+use skep_bench::figures::{geometric_mean, milliseconds};
 use skep_engine::{Engine, EngineConfig, Session};
 use skep_testkit::render;
 use skep_testkit::tpch::{DataSet, Format, QUERY_COUNT, TABLES, query};
@@ -82,8 +84,8 @@ pub(crate) fn run(arguments: &TpchArguments) -> Result<(String, Value)> {
             out,
             "q{number:02}   {:>8} {:>10.1} {:>16.1} {:>8.3}",
             measurement.row_count,
-            measurement.skep.as_secs_f64() * 1e3,
-            measurement.datafusion.as_secs_f64() * 1e3,
+            milliseconds(measurement.skep),
+            milliseconds(measurement.datafusion),
             measurement.ratio(),
         )?;
         measurements.push(measurement);
@@ -167,12 +169,10 @@ async fn measure(engines: &Engines, number: usize, text: &str, runs: usize) -> R
 }
 
 fn summarise(arguments: &TpchArguments, measurements: &[Measurement]) -> Result<Value> {
-    let total = |time: fn(&Measurement) -> Duration| {
-        measurements.iter().map(time).sum::<Duration>().as_secs_f64() * 1e3
-    };
+    let total =
+        |time: fn(&Measurement) -> Duration| milliseconds(measurements.iter().map(time).sum());
     let (skep, datafusion) = (total(|m| m.skep), total(|m| m.datafusion));
-    let logarithms: f64 = measurements.iter().map(|m| m.ratio().ln()).sum();
-    let mean = (logarithms / measurements.len() as f64).exp();
+    let mean = geometric_mean(measurements.iter().map(Measurement::ratio));
     writeln!(
         io::stdout(),
         "total          {skep:>10.1} {datafusion:>16.1} {:>8.3}\ngeometric mean of ratios {mean:>27.3}",
@@ -184,8 +184,8 @@ fn summarise(arguments: &TpchArguments, measurements: &[Measurement]) -> Result<
             json!({
                 "query": m.number,
                 "rows": m.row_count,
-                "skep_ms": round(m.skep.as_secs_f64() * 1e3),
-                "datafusion_ms": round(m.datafusion.as_secs_f64() * 1e3),
+                "skep_ms": round(milliseconds(m.skep)),
+                "datafusion_ms": round(milliseconds(m.datafusion)),
             })
         })
         .collect();
@@ -196,9 +196,4 @@ fn summarise(arguments: &TpchArguments, measurements: &[Measurement]) -> Result<
         "geometric_mean_of_ratios": round(mean),
         "queries": queries,
     }))
-}
-
-/// Three digits after the point are more than a run can tell.
-pub(crate) fn round(value: f64) -> f64 {
-    (value * 1e3).round() / 1e3
 }

@@ -10,8 +10,10 @@ use skep_testkit::workspace;
 /// A step: arguments of Cargo, and what is set in its environment.
 type Step = (&'static [&'static str], Option<(&'static str, &'static str)>);
 
-const STEPS: [Step; 4] = [
+const STEPS: [Step; 5] = [
     (&["fmt", "--all", "--check"], None),
+    // A workspace of its own, which nothing here builds.
+    (&["fmt", "--manifest-path", "benches/peers/Cargo.toml", "--check"], None),
     (&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], None),
     (&["doc", "--workspace", "--no-deps"], Some(("RUSTDOCFLAGS", "-D warnings"))),
     // tidy is one of the tests.

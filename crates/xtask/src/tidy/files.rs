@@ -31,12 +31,13 @@ pub(crate) fn check(tree: &Tree) -> Vec<String> {
             findings.extend(Header::parse(text).err().map(|error| format!("{path}: {error:#}")));
         }
     }
-    let locked = tree.text("Cargo.lock").lines().enumerate();
-    findings.extend(locked.filter_map(|(idx, line)| {
-        let source = line.strip_prefix("source = ")?;
-        (source.trim_matches('"') != REGISTRY)
-            .then(|| format!("Cargo.lock:{}: a package from {source}", idx + 1))
-    }));
+    for (path, text) in tree.ending("Cargo.lock") {
+        findings.extend(text.lines().enumerate().filter_map(|(idx, line)| {
+            let source = line.strip_prefix("source = ")?;
+            (source.trim_matches('"') != REGISTRY)
+                .then(|| format!("{path}:{}: a package from {source}", idx + 1))
+        }));
+    }
     let settings = tree.text(".cargo/config.toml");
     if settings.contains("[source") || settings.contains("[registr") {
         findings.push(".cargo/config.toml: names a registry".to_owned());
@@ -80,6 +81,7 @@ mod tests {
             ("README.md", machine),
             ("sql-tests/a.slt", "query I\nSELECT 1\n----\n1\n".to_owned()),
             ("Cargo.lock", "source = \"registry+https://example.org/index\"\n".to_owned()),
+            ("benches/a/Cargo.lock", "source = \"git+https://example.org/a\"\n".to_owned()),
             (".cargo/config.toml", "[source.crates-io]\n".to_owned()),
         ];
         for (path, text) in breaches {
