@@ -145,7 +145,7 @@ impl Client {
         let outcome = StatementOutcome::decode(&*info.app_metadata)
             .map_err(|error| Error::protocol(&self.address, error))?;
         let endpoints = info.endpoint.clone();
-        let handle = StatementHandle { info: info.clone(), query: outcome.query.clone() };
+        let handle = StatementHandle { info: info.clone(), query: outcome.id.clone() };
         let schema = SchemaRef::new(schema(info).map_err(|error| self.unexpected(error))?);
         // Asked for at once, so that giving the statement up reaches it.
         let mut results = Vec::with_capacity(endpoints.len());

@@ -36,6 +36,7 @@ impl Session {
         };
         let target = self.write_target(reference, &entry, mode)?;
         let input = statement.input.as_ref().clone();
+        let executor = self.inner.engine.executor.as_ref();
         let row_count = files::write(state, executor, input, &target).await?;
         Ok(QueryStream::done(StatementKind::Write { row_count }))
     }

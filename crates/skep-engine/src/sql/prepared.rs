@@ -16,10 +16,8 @@ use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::expr::Placeholder;
 use datafusion::logical_expr::{
-    DmlStatement, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Statement as PlanCommand,
-    Values, ident,
+    DmlStatement, Expr, LogicalPlan, LogicalPlanBuilder, Statement as PlanCommand, Values, ident,
 };
-use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::parser::Statement as PlanStatement;
 
 use crate::error::{Error, Result};

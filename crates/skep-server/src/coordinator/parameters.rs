@@ -1,7 +1,5 @@
 //! Values for parameters, as clients send and handles keep them.
 
-use std::sync::Arc;
-
 use arrow_flight::FlightData;
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
@@ -112,9 +110,10 @@ pub(super) fn decode(bytes: &Bytes) -> Result<Option<RecordBatch>, Status> {
     read().map(Some).map_err(|error| status_of_rows(&error.into()))
 }
 
-/// The types of views and dictionaries do not matter to a parameter; one row is small.
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use datafusion::arrow::array::{ArrayRef, Int64Array, StringArray};
     use tonic::Code;
 

@@ -360,7 +360,7 @@ pub(super) fn outcome(kind: &StatementKind, query: u64) -> StatementOutcome {
         StatementKind::Write { row_count } => Kind::Write(WriteOutcome { row_count: *row_count }),
         StatementKind::Command { tag } => Kind::Command(CommandOutcome { tag: tag.clone() }),
     };
-    StatementOutcome { kind: Some(kind), query: QueryId(query).to_string() }
+    StatementOutcome { kind: Some(kind), id: QueryId(query).to_string() }
 }
 
 /// Reads `KILL [QUERY] 'q12'`: whom to cancel is known here and not to the engine.
@@ -410,6 +410,6 @@ mod tests {
 
     #[test]
     fn the_outcome_names_the_statement_as_the_system_tables_do() {
-        assert_eq!(outcome(&StatementKind::Query, 7).query, "q7");
+        assert_eq!(outcome(&StatementKind::Query, 7).id, "q7");
     }
 }

@@ -32,7 +32,7 @@ async fn client(cluster: &Cluster) -> Client {
 }
 
 fn query(info: &FlightInfo) -> String {
-    StatementOutcome::decode(info.app_metadata.as_ref()).unwrap().query
+    StatementOutcome::decode(info.app_metadata.as_ref()).unwrap().id
 }
 
 async fn fill(client: &mut Client) {

@@ -21,7 +21,7 @@ use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use futures::TryStreamExt;
 use prost::Message;
-use skep_testkit::slt::render_rows;
+
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
