@@ -288,12 +288,12 @@ mod tests {
     use super::*;
 
     async fn connect(
-        config: &GrpcConfig,
+        config: GrpcConfig,
     ) -> (impl Stream<Item = io::Result<Connection>>, String, watch::Sender<Phase>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (phase, watched) = watch::channel(Phase::Serving);
-        (Box::pin(accept(listener, watched, config)), address, phase)
+        (Box::pin(accept(listener, watched, &config)), address, phase)
     }
 
     async fn end_of(connection: &mut Connection) -> io::ErrorKind {
@@ -302,7 +302,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_cut_connection_breaks_off_while_it_waits() {
-        let (mut incoming, address, phase) = connect(&GrpcConfig::default()).await;
+        let (mut incoming, address, phase) = connect(GrpcConfig::default()).await;
         let _client = TcpStream::connect(&address).await.unwrap();
         let mut connection = incoming.next().await.unwrap().unwrap();
         let cutting = async { phase.send(Phase::Cut).unwrap() };
@@ -314,7 +314,7 @@ mod tests {
     async fn who_says_nothing_is_cut() {
         let silence_timeout = Duration::from_millis(50);
         let config = GrpcConfig { silence_timeout, ..GrpcConfig::default() };
-        let (mut incoming, address, _phase) = connect(&config).await;
+        let (mut incoming, address, _phase) = connect(config).await;
         let mut client = TcpStream::connect(&address).await.unwrap();
         client.write_all(&[7; 40]).await.unwrap();
         let mut connection = incoming.next().await.unwrap().unwrap();
@@ -325,7 +325,7 @@ mod tests {
     #[tokio::test]
     async fn the_oldest_of_those_that_have_not_begun_makes_room() {
         let config = GrpcConfig { max_newcomer_count: 2, ..GrpcConfig::default() };
-        let (mut incoming, address, _phase) = connect(&config).await;
+        let (mut incoming, address, _phase) = connect(config).await;
         let mut clients = Vec::new();
         let mut connections = Vec::new();
         for _ in 0..3 {
@@ -351,7 +351,7 @@ mod tests {
     #[tokio::test]
     async fn connections_have_a_bound_and_give_their_place_back() {
         let config = GrpcConfig { max_connection_count: 1, ..GrpcConfig::default() };
-        let (mut incoming, address, _phase) = connect(&config).await;
+        let (mut incoming, address, _phase) = connect(config).await;
         let mut first = TcpStream::connect(&address).await.unwrap();
         let mut held = incoming.next().await.unwrap().unwrap();
         first.write_all(&[7; GREETING_BYTES]).await.unwrap();

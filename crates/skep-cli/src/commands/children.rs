@@ -18,7 +18,7 @@ use tokio::time::timeout;
 const READY_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a process may take to end after it was told to and has let others finish.
-const END_PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const END_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Where roles look for the cluster's secret.
 pub(super) const TOKEN_VARIABLE: &str = "SKEP_CLUSTER_TOKEN";
@@ -92,13 +92,23 @@ impl ChildProcess {
         }
     }
 
+    /// Tells it to end.
+    pub(super) fn tell_to_end(&mut self) {
+        drop(self.stdin.take());
+    }
+
+    /// Ends it without a word.
+    pub(super) async fn kill(&mut self) {
+        // It may have ended just now.
+        let _ = self.process.kill().await;
+    }
+
     /// Tells it to end, and kills it if it takes much longer than it may let others finish.
     pub(super) async fn stop(mut self, drain_timeout: Duration) {
-        drop(self.stdin.take());
+        self.tell_to_end();
         let patience = drain_timeout.saturating_add(END_PATIENCE);
         if timeout(patience, self.process.wait()).await.is_err() {
-            // It may have ended just now.
-            let _ = self.process.kill().await;
+            self.kill().await;
         }
     }
 }

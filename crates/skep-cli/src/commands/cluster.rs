@@ -13,8 +13,9 @@ use datafusion::common::runtime::JoinSet;
 use skep_server::config::ConfigFile;
 use skep_server::{CoordinatorConfig, Error, TlsConfig, fresh_cluster_token};
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 
-use super::children::{ChildProcess, TOKEN_VARIABLE};
+use super::children::{ChildProcess, END_PATIENCE, TOKEN_VARIABLE};
 use super::stop::StopRequests;
 use super::tls::{TlsArgs, flags};
 use super::worker::slots;
@@ -299,6 +300,15 @@ async fn serve(
         how = coordinator.ended() => Err(Some(format!("the coordinator {how}"))),
         () = stop.wait() => Ok(()),
     };
+    if outcome.is_ok() {
+        // First whoever needs the workers to finish what runs.
+        coordinator.tell_to_end();
+        tokio::select! {
+            _ = timeout(shared.drain_timeout.saturating_add(END_PATIENCE), coordinator.ended()) => {}
+            // Told twice.
+            () = stop.wait() => coordinator.kill().await,
+        }
+    }
     ending.send_replace(true);
     // Nobody reads them any more, and nobody should wait for that.
     drop(news);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use pty::process::Signal;
 
 use crate::process::{run, skep};
-use crate::role::Coordinator;
+use crate::role::{Coordinator, Role, word};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -83,6 +83,50 @@ fn an_idle_coordinator_ends_at_once() {
     let began = Instant::now();
     assert_eq!(coordinator.role.wait().code(), Some(0));
     assert!(began.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_cluster_that_ends_lets_its_workers_finish_a_query() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("skep.toml");
+    fs::write(&config, "[planner]\nsmall_query_bytes = 1\nmin_scan_bytes_per_task = 1024\n")
+        .unwrap();
+    let mut cluster = Role::start(&[
+        "cluster",
+        "--workers",
+        "1",
+        "--slots",
+        "2",
+        "--memory",
+        "512MiB",
+        "--listen",
+        "127.0.0.1:0",
+        "--http",
+        "127.0.0.1:0",
+        "--config",
+        config.to_str().unwrap(),
+        "--drain-timeout",
+        "60",
+        "--exit-with-stdin",
+    ]);
+    assert!(cluster.line().starts_with("worker "));
+    let ready = cluster.line();
+    let url = word(&ready, "grpc://");
+    let create = "CREATE TABLE t AS SELECT value AS k FROM generate_series(1, 400000)";
+    run(&[url, "--format", "null", "-c", create]).success();
+    let query = "SELECT count(*) AS n FROM t a JOIN t b ON a.k % 500 = b.k % 500";
+    let client = skep(&[url, "--format", "csv", "-c", query]).spawn().unwrap();
+    let running =
+        "SELECT count(*) AS n FROM system.tasks WHERE state = 'running' AND worker = 'w1'";
+    let began = Instant::now();
+    while run(&[url, "--format", "csv", "-c", running]).success() == "n\n0\n" {
+        assert!(began.elapsed() < PATIENCE);
+    }
+    cluster.signal(Signal::Term);
+    let output = client.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "n\n320000000\n", "{said}");
+    assert_eq!(cluster.wait().code(), Some(0));
 }
 
 /// Returns the resident bytes of the coordinator.

@@ -58,6 +58,12 @@ impl Role {
         self.errors.try_iter().collect()
     }
 
+    /// Returns all that it writes to its standard error until its end.
+    pub(crate) fn errors_to_the_end(&mut self) -> Vec<String> {
+        self.wait();
+        self.errors.iter().collect()
+    }
+
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();

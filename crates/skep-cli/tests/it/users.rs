@@ -165,8 +165,9 @@ fn a_role_is_what_one_may_do() {
     ] {
         let outcome = place.run_as("rita", statement);
         assert_eq!(outcome.code, Some(1), "{statement}");
-        let message = "user \"rita\" is a reader\nhint: it takes the role writer or admin";
-        assert!(outcome.stderr.contains(message), "{statement}: {}", outcome.stderr);
+        for part in ["user \"rita\" is a reader\n", "hint: it takes the role writer or admin"] {
+            assert!(outcome.stderr.contains(part), "{statement}: {}", outcome.stderr);
+        }
     }
     for (user, file, is_allowed) in [
         ("rita", "open/x.csv", true),
@@ -259,4 +260,40 @@ fn secrets_are_shown_by_nothing() {
         assert_eq!(line, None);
     }
     assert!(outcome.stdout.contains("s3.secret_access_key"), "{}", outcome.stdout);
+}
+
+#[test]
+fn secrets_are_logged_by_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().to_str().unwrap();
+    add(data, "ann", "admin").success();
+    let mut command = skep(&[
+        "coordinator",
+        "--listen",
+        "127.0.0.1:0",
+        "--http",
+        "127.0.0.1:0",
+        "--data-dir",
+        data,
+        "--exit-with-stdin",
+    ]);
+    command.env("SKEP_LOG", "debug").env("SKEP_CLUSTER_TOKEN", "hush-cluster");
+    let mut coordinator = Role::spawn(command);
+    let line = coordinator.line();
+    let url = crate::role::word(&line, "grpc://");
+    let script = "SET s3.secret_access_key = 'hush-store'; SELECT 1 AS x";
+    for credentials in ["ann:ann-secret@", "ann:hush-guess@"] {
+        let url = url.replace("://", &format!("://{credentials}"));
+        run(&[&url, "--format", "null", "-c", script]);
+    }
+    run(&["worker", "--coordinator", url, "--token", "hush-stranger"]);
+    coordinator.close_stdin();
+    let log = coordinator.errors_to_the_end();
+    assert!(log.iter().any(|line| line.contains("logged in")), "{log:#?}");
+    assert!(log.iter().any(|line| line.contains("a login has failed")), "{log:#?}");
+    // Also as the header says it, and in a token.
+    for secret in ["hush", "ann-secret", "YW5uOmFubi1zZWNyZXQ", "skep1.", "argon2id"] {
+        let line = log.iter().find(|line| line.contains(secret));
+        assert_eq!(line, None, "{secret}");
+    }
 }

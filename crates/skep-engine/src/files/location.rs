@@ -117,6 +117,18 @@ pub(crate) fn display(store: &ObjectStoreUrl, path: &Path) -> String {
     }
 }
 
+/// Returns a location as it may be shown: without a password.
+pub(crate) fn shown_location(text: &str) -> String {
+    // By hand, since what is no URL may have one too.
+    let masked = text.split_once("://").and_then(|(scheme, rest)| {
+        let end = rest.find('/').unwrap_or(rest.len());
+        let (user, host) = rest[..end].rsplit_once('@')?;
+        let (user, _) = user.split_once(':')?;
+        Some(format!("{scheme}://{user}:***@{host}{}", &rest[end..]))
+    });
+    masked.unwrap_or_else(|| text.to_owned())
+}
+
 /// Makes a location independent of where the process runs, so that it can be kept.
 ///
 /// # Errors
@@ -194,7 +206,7 @@ fn redact(url: &Url) -> String {
 fn invalid(text: &str, message: &str) -> Error {
     Error::InvalidOption {
         option: "path".to_owned(),
-        message: format!("\"{text}\" {message}"),
+        message: format!("\"{}\" {message}", shown_location(text)),
         hint: Some("give a file, a directory, a glob or a URL".to_owned()),
     }
 }
@@ -224,6 +236,17 @@ mod tests {
             Location::parse("https://u:secret@x.org/a.csv").unwrap().text,
             "https://u:***@x.org/a.csv"
         );
+    }
+
+    #[test]
+    fn passwords_are_not_shown() {
+        for text in ["/a b/*.csv", "s3://bucket/x/*.parquet", "https://u@x.org/a.csv"] {
+            assert_eq!(shown_location(text), text);
+        }
+        let text = "https://u:secret@x.org/a.csv";
+        assert_eq!(shown_location(text), "https://u:***@x.org/a.csv");
+        let error = Location::parse("https://u:secret@x.org:99999/a.csv").unwrap_err();
+        assert!(error.to_string().contains("u:***@x.org:99999"), "{error}");
     }
 
     #[test]

@@ -36,7 +36,7 @@ mod tests;
 
 pub use failure::explain_failure;
 pub(crate) use format::Format;
-pub(crate) use location::Location;
+pub(crate) use location::{Location, shown_location};
 pub(crate) use open::{keep_inferred, names_files, open, open_path};
 pub use scan::JsonArrayFile;
 pub(crate) use table::{FileTable, SortColumn};

@@ -10,6 +10,7 @@ use futures::StreamExt;
 
 use crate::catalog::{CATALOG, Definition, TEMP, TableEntry, TableOpener};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::query::QueryStream;
 use crate::session::Session;
 
@@ -72,7 +73,7 @@ impl Session {
                 details.push(("Type".to_owned(), kind.to_owned()));
                 details.push(("Provider".to_owned(), table.format.to_string()));
                 for location in &table.locations {
-                    details.push(("Location".to_owned(), location.clone()));
+                    details.push(("Location".to_owned(), files::shown_location(location)));
                 }
                 for (key, value) in &table.options {
                     details.push((format!("Option {key}"), value.clone()));

@@ -207,7 +207,8 @@ fn create_files_text(
     if !table.partition_columns.is_empty() {
         text.push_str(&format!("\nPARTITIONED BY ({})", partition_names(table)));
     }
-    let locations: Vec<String> = table.locations.iter().map(|path| literal(path)).collect();
+    let locations: Vec<String> =
+        table.locations.iter().map(|path| literal(&crate::files::shown_location(path))).collect();
     text.push_str(&format!("\nLOCATION {}", locations.join(", ")));
     if !table.options.is_empty() {
         let options: Vec<String> = table

@@ -106,7 +106,7 @@ impl CoordinatorServer {
         let http = match http_listener {
             Some(listener) => {
                 let readiness: Arc<dyn Readiness> = Arc::<State>::clone(&state);
-                Some(HttpServer::start(listener, readiness)?)
+                Some(HttpServer::start(listener, readiness, &config.grpc)?)
             }
             None => None,
         };
