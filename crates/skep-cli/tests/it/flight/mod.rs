@@ -21,7 +21,7 @@ use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use futures::TryStreamExt;
 use prost::Message;
-use skep_testkit::slt::render_rows;
+use skep_testkit::render;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
@@ -88,7 +88,7 @@ pub(crate) async fn update(client: &mut Client, sql: &str) -> i64 {
 }
 
 pub(crate) fn rendered(schema: &Schema, batches: &[RecordBatch]) -> Vec<Vec<String>> {
-    render_rows(&SchemaRef::new(schema.clone()), batches).unwrap()
+    render::rows(schema, batches).unwrap()
 }
 
 /// Takes the status out of an error of the client.
