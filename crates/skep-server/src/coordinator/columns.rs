@@ -83,7 +83,7 @@ fn plain_type(data_type: &DataType) -> Option<DataType> {
 #[cfg(test)]
 mod tests {
     use datafusion::arrow::array::{
-        ArrayRef, DictionaryArray, Int32Array, ListArray, StringArray, StringViewArray,
+        Array, ArrayRef, DictionaryArray, Int32Array, ListArray, StringArray, StringViewArray,
     };
     use datafusion::arrow::buffer::OffsetBuffer;
     use datafusion::arrow::datatypes::Int32Type;
