@@ -233,7 +233,7 @@ mod tests {
         let late = deadline(SHORT);
         let done = late.bound(async {
             late.settle()?;
-            tokio::time::sleep_until((late.at + SHORT).into()).await;
+            sleep_until((late.at + SHORT).into()).await;
             Ok(7)
         });
         assert_eq!(done.await.unwrap(), 7);
