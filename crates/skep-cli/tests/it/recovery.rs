@@ -26,6 +26,8 @@ const GROUPED: &str = "SELECT k, count(*), sum(v) FROM facts GROUP BY k";
 const JOINED: &str = "SELECT d.name, count(*), sum(f.v) FROM facts f JOIN dims d ON f.k = d.k \
                       GROUP BY d.name";
 const LAST: &str = "SELECT k, v, w FROM facts WHERE k >= (SELECT min(k) FROM dims)";
+const ROLLED: &str = "SELECT count(*), count(DISTINCT r) \
+                      FROM (SELECT (SELECT sum(random()) FROM dims) AS r FROM facts)";
 
 /// The tables: `facts` of eight files, `dims` of four.
 fn tables() -> ObjectServer {
@@ -258,6 +260,34 @@ async fn a_worker_killed_while_rows_are_fetched_loses_and_doubles_none() {
     expected.sort_unstable();
     assert!(answer == expected, "{} rows, not {}", answer.len(), expected.len());
     only_those_on_ran_again(&cluster.attempts(&id).await, &[&victim]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_dies_with_its_dice_takes_along_what_was_made_of_them() {
+    let (cluster, server) = (Cluster::start(4, 1, "").await, tables());
+    // Every row of `facts` gets the one random value that tasks of `dims` have added up.
+    let held = Held::start(&cluster, &server, ROLLED, "facts/part-6.csv").await;
+    let reader = held.only_running().await;
+    let attempts = held.cluster.attempts(&held.id).await;
+    let is_alone = |row: &TaskRow| attempts.iter().filter(|it| it.stage == row.stage).count() == 1;
+    let value = attempts.iter().find(|row| row.state == "sealed" && is_alone(row));
+    let value = value.unwrap_or_else(|| panic!("{attempts:#?}"));
+    // With the sum dies one of its terms, so that the next sum is another.
+    let is_term = |row: &TaskRow| row.worker == value.worker && row.stage < value.stage;
+    assert!(attempts.iter().any(is_term), "{attempts:#?}");
+    let is_sealed = |row: &TaskRow| row.stage == reader.stage && row.state == "sealed";
+    let has_read = |row: &&TaskRow| is_sealed(row) && row.worker != value.worker;
+    let read: Vec<&TaskRow> = attempts.iter().filter(has_read).collect();
+    assert!(!read.is_empty(), "{attempts:#?}");
+    held.kill(&value.worker);
+    held.wait_for_readers(2).await;
+    let last = held.finish().await;
+    for before in read {
+        let is_again = |row: &TaskRow| {
+            (&row.stage, row.partition) == (&before.stage, before.partition) && row.attempt > 0
+        };
+        assert!(last.iter().any(is_again), "{before:?} was not made again: {last:#?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -64,6 +64,7 @@ fn node(id: u32, task_count: usize, inputs: Vec<StageInput>) -> StageNode {
         output: OutputKind::Whole,
         place: StagePlace::Workers,
         row_limit: None,
+        is_by_chance: false,
     }
 }
 

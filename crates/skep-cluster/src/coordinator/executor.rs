@@ -31,7 +31,7 @@ use super::graph::{place, query_graph};
 use super::result::ResultReader;
 use crate::codec;
 use crate::scheduler::{QuerySettings, StagePlace};
-use crate::stage_planner::{self, Place, StageOptions, StagePlan, StagePlanner};
+use crate::stage_planner::{self, Place, Remake, StageOptions, StagePlan, StagePlanner};
 use crate::worker::StageProgram;
 
 /// Runs plans on the workers of a coordinator.
@@ -126,9 +126,7 @@ impl ClusterExecutor {
         };
         let fetcher = shared.fetcher.for_task(context.memory_pool());
         let shape = (result.plan.schema(), result.task_count);
-        // A sort or a group may give ties in another order when memory is shorter.
-        let is_repeatable =
-            result.inputs.is_empty() && flows(&result.plan) && !is_volatile(&result.plan);
+        let is_repeatable = stage_planner::remakes(&stages.stages).last() == Some(&Remake::Same);
         let of = (Arc::clone(shared), query);
         let reader = ResultReader::new(of, shape, is_repeatable, inbox, fetcher);
         let sent = shared.requests.send(Request::Submit(Box::new(submission))).await;
@@ -197,18 +195,6 @@ fn flows(plan: &Arc<dyn ExecutionPlan>) -> bool {
         || plan.is::<LocalLimitExec>()
         || plan.is::<GlobalLimitExec>();
     passes && plan.children().into_iter().all(flows)
-}
-
-/// Tells whether a plan may give other rows when it runs again.
-fn is_volatile(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    let mut is_volatile = false;
-    let walked = plan.apply(|node| {
-        node.apply_expressions(&mut |expr| {
-            is_volatile |= datafusion::physical_expr_common::physical_expr::is_volatile(expr);
-            Ok(TreeNodeRecursion::Continue)
-        })
-    });
-    is_volatile || walked.is_err()
 }
 
 #[async_trait]

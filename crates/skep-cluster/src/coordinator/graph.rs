@@ -17,7 +17,7 @@ use crate::ids::StageId;
 use crate::scheduler::{
     OutputKind, QueryGraph, ReadPattern, Replay, StageInput, StageNode, StagePlace,
 };
-use crate::stage_planner::{self, Pattern, Place, Stage, StagePlan};
+use crate::stage_planner::{self, Pattern, Place, Remake, Stage, StagePlan};
 
 /// Makes the graph of a query.
 ///
@@ -25,6 +25,7 @@ use crate::stage_planner::{self, Pattern, Place, Stage, StagePlan};
 /// If the planner made stages that cannot run: a defect.
 pub fn query_graph(plan: &StagePlan) -> Result<QueryGraph> {
     let last = plan.stages.len().saturating_sub(1);
+    let remakes = stage_planner::remakes(&plan.stages);
     let node = |(index, stage): (usize, &Stage)| StageNode {
         id: stage.id,
         task_count: stage.task_count,
@@ -32,6 +33,7 @@ pub fn query_graph(plan: &StagePlan) -> Result<QueryGraph> {
         output: output_kind(&stage.output),
         place: place(stage, index == last),
         row_limit: row_limit(stage, plan),
+        is_by_chance: remakes.get(index).is_none_or(|remake| *remake == Remake::Other),
     };
     let stages = plan.stages.iter().enumerate().map(node).collect();
     // Whoever reads the result passes on only what can be continued.

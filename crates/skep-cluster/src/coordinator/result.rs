@@ -29,7 +29,7 @@ use super::failure::failure_error;
 use crate::error::Error;
 use crate::exchange::fetch::{FetchFailure, FetchStream, RemoteOutput, TaskFetcher};
 use crate::ids::{Attempt, QueryId};
-use crate::scheduler::{Event, FetchFault, TaskAttempt};
+use crate::scheduler::{Event, FetchFault, QueryFailure, TaskAttempt};
 use crate::store::{PartitionKey, Readers, StorageLevel, WriterKey, WriterSpec};
 
 /// Reads the result of one query. Dropped before its end, it cancels the query.
@@ -243,8 +243,8 @@ impl ResultReader {
             self.passed[partition] = reading.rows;
             if reading.is_lent {
                 // Said before the rows are gone.
-                let (query, rows) = (self.lease.query, reading.rows);
-                self.tell(Event::ResultDelivered { query, partition, rows }).await?;
+                let (result, rows) = (reading.output.result, reading.rows);
+                self.tell(Event::ResultDelivered { result, rows }).await?;
             }
             self.reading = Some(reading);
             return Ok(Some(fresh));
@@ -332,11 +332,15 @@ impl ResultReader {
     async fn end(&mut self, output: &Output, end: End) -> Result<()> {
         self.current = None;
         let Output { result, .. } = output;
+        let has_left = self.passed[result.task.partition] > 0;
+        if has_left && !self.is_repeatable && !matches!(end, End::Complete) {
+            let query = result.task.query;
+            let cancel = Event::Cancel { query };
+            self.tell(cancel).await?;
+            return Err(failure_error(QueryFailure::rows_have_left()).into());
+        }
         match end {
-            End::Complete => {
-                let (query, partition) = (result.task.query, result.task.partition);
-                self.tell(Event::ResultFetched { query, partition }).await
-            }
+            End::Complete => self.tell(Event::ResultFetched { result: *result }).await,
             End::Withdrawn => Ok(()),
             End::Failed(FetchFailure { fault, error }) => {
                 debug!(%result, %error, "result output is not read");

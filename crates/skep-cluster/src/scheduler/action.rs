@@ -185,6 +185,13 @@ impl QueryFailure {
         Self { kind, message: message.into(), hint: None, attempt: None, site: None }
     }
 
+    /// The failure of a query that would have to take rows back.
+    pub(crate) fn rows_have_left() -> Self {
+        let message = "rows that were lost cannot be made again as they were, and what was made \
+                       of them has left";
+        Self::new(FailureKind::ResultLost, message)
+    }
+
     pub(super) fn of(mut self, attempt: TaskAttempt, site: Site) -> Self {
         self.attempt = Some(attempt);
         self.site = Some(site);

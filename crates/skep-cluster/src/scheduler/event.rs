@@ -202,19 +202,15 @@ pub enum Event {
     },
     /// Rows of a result partition have left the coordinator.
     ResultDelivered {
-        /// The query.
-        query: QueryId,
-        /// Of which result partition.
-        partition: usize,
-        /// How many in all, so far.
+        /// Of which result partition and attempt.
+        result: TaskAttempt,
+        /// How many of the partition in all, so far.
         rows: u64,
     },
     /// A result partition has been read to its end; of whichever attempt.
     ResultFetched {
-        /// The query.
-        query: QueryId,
-        /// Which result partition.
-        partition: usize,
+        /// Which, and of which attempt.
+        result: TaskAttempt,
     },
     /// A result partition could not be read.
     ResultFetchFailed {

@@ -25,6 +25,10 @@ pub struct StageNode {
     /// If any rows of the stage will do (an unordered LIMIT above a gather), how many its readers
     /// want of all tasks together: once sealed tasks have that many, the others are not run.
     pub row_limit: Option<u64>,
+    /// Whether a task of it that runs again, on equal inputs, may give other rows: it rolls dice, or
+    /// picks by the order in which rows happen to come. What was made of its first rows is taken
+    /// back when it is made again.
+    pub is_by_chance: bool,
 }
 
 /// One edge of the graph, on its consumer.
@@ -191,6 +195,7 @@ mod tests {
             output: OutputKind::Whole,
             place: StagePlace::Workers,
             row_limit: None,
+            is_by_chance: false,
         }
     }
 

@@ -113,13 +113,12 @@ impl Scheduler {
                 self.task_failed(site, attempt, failure, now);
             }
             Event::TaskStopped { site, attempt } => self.task_stopped(site, attempt, now),
-            Event::ResultDelivered { query, partition, rows } => {
-                self.result_delivered(query, partition, rows);
+            Event::ResultDelivered { result, rows } => {
+                self.change(result.task.query, now, |query| query.delivered(result, rows));
             }
-            Event::ResultFetched { query, partition } => self.change(query, now, |query| {
-                query.fetched(partition, now);
-                Ok(())
-            }),
+            Event::ResultFetched { result } => {
+                self.change(result.task.query, now, |query| query.fetched(result, now));
+            }
             Event::ResultFetchFailed { result, fault, message } => {
                 self.result_fetch_failed(result, fault, message, now);
             }

@@ -17,6 +17,8 @@
 //! **Invariant:** a site never has more attempts launched than slots that has not heard the last
 //! word of; a cancelled attempt keeps its slot until it has said so.
 //!
+//! **Invariant:** nothing is made of two versions of an output that differ ([`rollback`]).
+//!
 //! **Invariant:** news of an attempt that is not the current one, or of a life that is over, changes
 //! nothing but the slot it frees.
 //!
@@ -34,10 +36,13 @@ mod machine;
 mod placement;
 mod recovery;
 mod reports;
+mod rollback;
 mod state;
 mod view;
 mod workers;
 
+#[cfg(test)]
+mod rollback_test;
 #[cfg(test)]
 mod rules_test;
 #[cfg(test)]

@@ -9,6 +9,9 @@
 //! it had read the lost part already, but nobody here knows that, and one that had not would wait
 //! for a worker that stopped without a word until its own time-out.
 //!
+//! Where tasks pick by chance, what is made again is not what was lost, and what others made of the
+//! first goes with it ([`rollback`](super::rollback)).
+//!
 //! **Invariant:** after [`Query::repair`] every input of every unfinished task is sealed, skipped or
 //! unfinished itself.
 
@@ -68,6 +71,14 @@ impl Query {
 
     /// Makes everything wanted and not held be made again, and restarts those who were reading it.
     pub(super) fn repair(&mut self, now: Duration) -> Result<(), QueryFailure> {
+        // What is taken back has left its traces once less, so this ends.
+        while self.reopen_wanted(now)? {}
+        Ok(())
+    }
+
+    /// Returns whether stages that were looked at already have to be looked at again.
+    fn reopen_wanted(&mut self, now: Duration) -> Result<bool, QueryFailure> {
+        let mut has_taken_back = false;
         for stage in (0..self.stages.len()).rev() {
             for partition in 0..self.stages[stage].tasks.len() {
                 match self.phase(stage, partition) {
@@ -75,6 +86,7 @@ impl Query {
                         self.check_replay()?;
                         self.check_restart(stage, partition)?;
                         self.set_phase(stage, partition, Phase::Waiting, now);
+                        has_taken_back |= self.take_back(stage, partition, now)?;
                     }
                     Phase::Running { .. } if !self.are_inputs_available(stage, partition) => {
                         self.check_restart(stage, partition)?;
@@ -84,7 +96,7 @@ impl Query {
                 }
             }
         }
-        Ok(())
+        Ok(has_taken_back)
     }
 
     /// Stops unfinished tasks that nobody wants any more, from the result stage down.

@@ -7,7 +7,6 @@ use super::event::{FetchFault, Site, TaskAttempt, TaskFailure, TaskOutput};
 use super::machine::Scheduler;
 use super::state::{Phase, Query};
 use super::view::AttemptState;
-use crate::ids::QueryId;
 use crate::membership::{LossReason, WorkerLife};
 
 impl Scheduler {
@@ -64,13 +63,6 @@ impl Scheduler {
             let message = "stopped without being told to".to_owned();
             let cause = Query::fault(&TaskFailure::WorkerFault { message }, id, site);
             self.change(id.task.query, now, |query| query.retry(id, site, cause, now));
-        }
-    }
-
-    pub(super) fn result_delivered(&mut self, query: QueryId, partition: usize, rows: u64) {
-        let query = self.queries.get_mut(&query);
-        if let Some(part) = query.and_then(|query| query.results.get_mut(partition)) {
-            part.delivered_rows = part.delivered_rows.max(rows);
         }
     }
 

@@ -11,25 +11,25 @@ use crate::membership::{LossReason, Registration, WorkerLife};
 
 const MS: Duration = Duration::from_millis(1);
 
-struct Cluster {
-    scheduler: Scheduler,
+pub(super) struct Cluster {
+    pub(super) scheduler: Scheduler,
     now: Duration,
 }
 
-fn life(worker: u64, incarnation: u64) -> WorkerLife {
+pub(super) fn life(worker: u64, incarnation: u64) -> WorkerLife {
     WorkerLife { worker: WorkerId(worker), incarnation: Incarnation(incarnation) }
 }
 
-fn site(worker: u64) -> Site {
+pub(super) fn site(worker: u64) -> Site {
     Site::Worker(life(worker, 1))
 }
 
-fn id(query: u64, stage: u32, partition: usize, attempt: u32) -> TaskAttempt {
+pub(super) fn id(query: u64, stage: u32, partition: usize, attempt: u32) -> TaskAttempt {
     let task = TaskId { query: QueryId(query), stage: StageId(stage), partition };
     TaskAttempt { task, attempt: Attempt(attempt) }
 }
 
-fn node(id: u32, task_count: usize, inputs: &[(u32, ReadPattern)]) -> StageNode {
+pub(super) fn node(id: u32, task_count: usize, inputs: &[(u32, ReadPattern)]) -> StageNode {
     let input = |&(producer, pattern)| StageInput { producer: StageId(producer), pattern };
     StageNode {
         id: StageId(id),
@@ -38,6 +38,7 @@ fn node(id: u32, task_count: usize, inputs: &[(u32, ReadPattern)]) -> StageNode 
         output: OutputKind::Whole,
         place: StagePlace::Workers,
         row_limit: None,
+        is_by_chance: false,
     }
 }
 
@@ -50,7 +51,7 @@ fn chain(widths: &[usize]) -> QueryGraph {
 }
 
 impl Cluster {
-    fn new(config: SchedulerConfig, slots: &[usize]) -> Self {
+    pub(super) fn new(config: SchedulerConfig, slots: &[usize]) -> Self {
         let mut cluster = Self { scheduler: Scheduler::new(config, MS), now: MS };
         cluster.tell(Event::Tick);
         for (index, slot_count) in slots.iter().enumerate() {
@@ -59,7 +60,7 @@ impl Cluster {
         cluster
     }
 
-    fn tell(&mut self, event: Event) -> Vec<Action> {
+    pub(super) fn tell(&mut self, event: Event) -> Vec<Action> {
         self.scheduler.apply(event, self.now)
     }
 
@@ -91,7 +92,7 @@ impl Cluster {
         self.tell(Event::WorkerJoined { registration, holdings })
     }
 
-    fn submit(&mut self, query: u64, graph: QueryGraph) -> Vec<Action> {
+    pub(super) fn submit(&mut self, query: u64, graph: QueryGraph) -> Vec<Action> {
         self.submit_with(query, graph, QuerySettings::default())
     }
 
@@ -104,21 +105,31 @@ impl Cluster {
         self.tell(Event::Submit { query: QueryId(query), graph, settings })
     }
 
-    fn finish(&mut self, site: Site, attempt: TaskAttempt) -> Vec<Action> {
+    pub(super) fn finish(&mut self, site: Site, attempt: TaskAttempt) -> Vec<Action> {
         self.finish_with(site, attempt, 1)
     }
 
-    fn finish_with(&mut self, site: Site, attempt: TaskAttempt, rows: u64) -> Vec<Action> {
+    pub(super) fn finish_with(
+        &mut self,
+        site: Site,
+        attempt: TaskAttempt,
+        rows: u64,
+    ) -> Vec<Action> {
         let output = TaskOutput { rows, bytes: vec![rows * 10], ..TaskOutput::default() };
         self.tell(Event::TaskFinished { site, attempt, output })
     }
 
-    fn fail(&mut self, site: Site, attempt: TaskAttempt, failure: TaskFailure) -> Vec<Action> {
+    pub(super) fn fail(
+        &mut self,
+        site: Site,
+        attempt: TaskAttempt,
+        failure: TaskFailure,
+    ) -> Vec<Action> {
         self.tell(Event::TaskFailed { site, attempt, failure })
     }
 }
 
-fn launched(actions: &[Action]) -> Vec<(Site, TaskAttempt)> {
+pub(super) fn launched(actions: &[Action]) -> Vec<(Site, TaskAttempt)> {
     let tasks = actions.iter().filter_map(|action| match action {
         Action::LaunchTasks { site, tasks } => Some(tasks.iter().map(|task| (*site, task.attempt))),
         _ => None,
@@ -126,7 +137,7 @@ fn launched(actions: &[Action]) -> Vec<(Site, TaskAttempt)> {
     tasks.flatten().collect()
 }
 
-fn failed(actions: &[Action]) -> Option<&QueryFailure> {
+pub(super) fn failed(actions: &[Action]) -> Option<&QueryFailure> {
     actions.iter().find_map(|action| match action {
         Action::QueryFailed { failure, .. } | Action::QueryRejected { failure, .. } => {
             Some(failure)
@@ -157,7 +168,7 @@ fn a_query_runs_stage_by_stage_and_leaves_nothing() {
     let result = id(1, 1, 0, 0);
     let actions = cluster.finish(site(2), result);
     assert!(actions.contains(&Action::ResultReady { result, site: site(2), rows: 1 }));
-    let actions = cluster.tell(Event::ResultFetched { query: QueryId(1), partition: 0 });
+    let actions = cluster.tell(Event::ResultFetched { result });
     assert_eq!(
         actions,
         [
@@ -465,7 +476,7 @@ fn a_begun_result_goes_on_only_if_it_can_be_made_again() {
         let mut cluster = Cluster::new(SchedulerConfig::default(), &[1, 1]);
         cluster.submit(1, QueryGraph::new(vec![node(0, 1, &[])], replay).unwrap());
         cluster.finish(site(1), id(1, 0, 0, 0));
-        cluster.tell(Event::ResultDelivered { query: QueryId(1), partition: 0, rows: 1 });
+        cluster.tell(Event::ResultDelivered { result: id(1, 0, 0, 0), rows: 1 });
         let actions = cluster.tell(Event::WorkerLeft { life: life(1, 1) });
         assert_eq!(failed(&actions).map(|failure| failure.kind), kind);
         assert_eq!(launched(&actions).len(), usize::from(kind.is_none()));
@@ -479,7 +490,7 @@ fn results_that_nobody_takes_hold_back_the_next_but_not_the_first() {
     cluster.submit(1, chain(&[5]));
     assert_eq!(launched(&cluster.finish(site(1), id(1, 0, 0, 0))).len(), 1);
     assert_eq!(launched(&cluster.finish(site(1), id(1, 0, 1, 0))), [], "20 bytes wait");
-    let fetched = Event::ResultFetched { query: QueryId(1), partition: 1 };
+    let fetched = Event::ResultFetched { result: id(1, 0, 1, 0) };
     assert_eq!(launched(&cluster.tell(fetched)).len(), 1);
 }
 

@@ -62,6 +62,8 @@ pub(super) struct Task {
     pub(super) avoid: Vec<WorkerId>,
     /// Since when it is ready, and for which worker.
     pub(super) ready: Option<(Option<Site>, Duration)>,
+    /// Whether there has been an output of it of which something may have been made.
+    pub(super) has_left_traces: bool,
 }
 
 #[derive(Debug)]
@@ -86,10 +88,23 @@ pub(super) struct Stage {
     pub(super) spread: BTreeMap<Site, usize>,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct ResultPart {
     pub(super) delivered_rows: u64,
     pub(super) is_fetched: bool,
+    /// The first attempt that gives what later ones give: one before it cannot be gone on with.
+    pub(super) first_alike: Attempt,
+    /// The first attempt that was not taken back.
+    pub(super) first_valid: Attempt,
+}
+
+impl ResultPart {
+    const NEW: Self = Self {
+        delivered_rows: 0,
+        is_fetched: false,
+        first_alike: Attempt(0),
+        first_valid: Attempt(0),
+    };
 }
 
 /// What a change of one query asks of the outside.
@@ -136,7 +151,7 @@ impl Query {
             settings,
             stages,
             replay: graph.replay(),
-            results: vec![ResultPart::default(); results],
+            results: vec![ResultPart::NEW; results],
             submitted: now,
             admitted: None,
             running_count: 0,
@@ -354,6 +369,7 @@ impl Query {
         if let Some(record) = task.attempts.get_mut(id.attempt.0 as usize) {
             record.output = output;
         }
+        task.has_left_traces = true;
         self.set_phase(stage, partition, Phase::Sealed { attempt: id.attempt, site, bytes }, now);
         if stage == self.result_stage() {
             self.effects.actions.push(Action::ResultReady { result: id, site, rows });
@@ -428,13 +444,29 @@ impl Query {
         verdict
     }
 
+    /// Notes that rows of a result partition have left.
+    pub(super) fn delivered(&mut self, id: TaskAttempt, rows: u64) -> Result<(), QueryFailure> {
+        let part = self.results.get_mut(id.task.partition);
+        let Some(part) = part.filter(|_| self.stages.len() == id.task.stage.0 as usize + 1) else {
+            return Ok(());
+        };
+        if id.attempt < part.first_alike {
+            return Err(QueryFailure::rows_have_left());
+        }
+        part.delivered_rows = part.delivered_rows.max(rows);
+        Ok(())
+    }
+
     /// Notes that the client has read a result partition to its end.
-    pub(super) fn fetched(&mut self, partition: usize, now: Duration) {
-        if partition >= self.results.len() {
-            return;
+    pub(super) fn fetched(&mut self, id: TaskAttempt, now: Duration) -> Result<(), QueryFailure> {
+        let Some((stage, partition)) = self.find(id.task) else { return Ok(()) };
+        if stage != self.result_stage() {
+            return Ok(());
+        }
+        if id.attempt < self.results[partition].first_valid {
+            return Err(QueryFailure::rows_have_left());
         }
         self.mark_fetched(partition);
-        let stage = self.result_stage();
         if self.phase(stage, partition).is_unfinished() {
             // It was being made again after a loss that the reader did not notice.
             self.prune(now);
@@ -444,7 +476,8 @@ impl Query {
         let attempts = &self.stages[stage].tasks[partition].attempts;
         let rows = attempts.iter().map(|record| record.output.rows).max();
         self.stages[stage].sealed_rows += rows.unwrap_or(0);
-        self.release_one_to_one(self.result_stage(), partition, now);
+        self.release_one_to_one(stage, partition, now);
+        Ok(())
     }
 
     fn mark_fetched(&mut self, partition: usize) {
@@ -493,6 +526,7 @@ impl Stage {
             first_failure: None,
             avoid: Vec::new(),
             ready: None,
+            has_left_traces: false,
         };
         let mut readers = Vec::new();
         for (index, reader) in graph.stages().iter().enumerate() {

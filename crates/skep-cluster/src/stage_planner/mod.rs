@@ -20,10 +20,9 @@
 //!
 //! **Invariant:** partition `p` of a stage is the same rows wherever and however often it runs,
 //! alone or beside others, as far as its inputs and functions are the same: no operator of a stage
-//! waits for, or takes work from, another partition of it. The exception is an exchange that deals
-//! batches out in turn (`RoundRobin`) below an input whose batches may come otherwise the second
-//! time: who makes one of its tasks again must make all its readers again that have not finished
-//! with all of it.
+//! waits for, or takes work from, another partition of it. The exception are stages that pick rows by
+//! chance ([`remake`]): who makes one of their tasks again must make again all that was made of its
+//! first rows.
 //!
 //! **Invariant:** a plan instance runs at most one attempt. Operators keep state: hash tables,
 //! filters, the values of scalar subqueries.
@@ -33,6 +32,7 @@ pub mod explain;
 pub mod joins;
 pub mod reads;
 pub mod rejoin;
+pub mod remake;
 pub mod scans;
 pub mod stage;
 pub mod subqueries;
@@ -47,5 +47,6 @@ pub(crate) mod tests;
 pub use cut::{StageOptions, StagePlanner};
 pub use explain::{explain, headline};
 pub use rejoin::rejoin;
+pub use remake::{Remake, remakes};
 pub use stage::{Pattern, Place, Stage, StageInput, StagePlan};
 pub use task_plan::TaskPlan;

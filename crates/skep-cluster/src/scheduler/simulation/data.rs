@@ -8,6 +8,25 @@ use crate::scheduler::{
     OutputKind, QueryGraph, ReadPattern, Replay, StageInput, StageNode, StagePlace,
 };
 
+/// Of which attempt of each task that picks by chance something was made.
+pub(super) type Versions = BTreeMap<(usize, usize), u32>;
+
+/// An output, and what it was made of.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Made {
+    pub(super) rows: Vec<u64>,
+    pub(super) versions: Versions,
+}
+
+/// Adds versions to others. Returns the task of which there are two.
+pub(super) fn combine(versions: &mut Versions, others: &Versions) -> Option<(usize, usize)> {
+    let clash = others.iter().find(|(task, version)| {
+        let known = *versions.entry(**task).or_insert(**version);
+        known != **version
+    });
+    clash.map(|(task, _)| *task)
+}
+
 pub(super) fn hash(values: &[u64]) -> u64 {
     values.iter().fold(0x9E37_79B9_7F4A_7C15, |state: u64, value| {
         let mut z = (state ^ value).wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -111,18 +130,21 @@ fn random_node(
         output,
         place,
         row_limit: (all && rng.chance(15)).then(|| rng.between(1, 8)),
+        is_by_chance: rng.chance(20),
     }
 }
 
-/// What a task makes of what it reads: of another partition, or of one row more or less, something
-/// else. Bounded, so that broadcasts do not grow without end.
+/// What a task makes of what it reads: of another partition, or of one row more or less, or another
+/// time if it picks by chance, something else. Bounded, so that broadcasts do not grow without end.
 pub(super) fn derive(
     query: QueryId,
     node: &StageNode,
     partition: usize,
+    version: u32,
     input: &[u64],
 ) -> Vec<u64> {
-    let place = [query.0, u64::from(node.id.0), partition as u64];
+    let version = if node.is_by_chance { u64::from(version) } else { 0 };
+    let place = [query.0, u64::from(node.id.0), partition as u64, version];
     let mut rows: Vec<u64> = if node.inputs.is_empty() {
         let count = 1 + hash(&place) % 4;
         (0..count).map(|row| hash(&[hash(&place), row])).collect()
@@ -160,11 +182,13 @@ pub(super) fn byte_counts(node: &StageNode, rows: &[u64]) -> Vec<u64> {
     }
 }
 
-/// The result of a query that nothing happens to, for a given choice of tasks in limited stages.
+/// The result of a query that nothing happens to, for a given choice of tasks in limited stages, and
+/// given dice.
 pub(super) fn expected(
     query: QueryId,
     graph: &QueryGraph,
     chosen: &BTreeMap<usize, BTreeSet<usize>>,
+    versions: &Versions,
 ) -> Vec<Vec<u64>> {
     let mut made: Vec<Vec<Vec<u64>>> = Vec::new();
     for (index, node) in graph.stages().iter().enumerate() {
@@ -180,7 +204,9 @@ pub(super) fn expected(
                 }
             }
             let is_skipped = chosen.get(&index).is_some_and(|set| !set.contains(&partition));
-            stage.push(if is_skipped { vec![] } else { derive(query, node, partition, &input) });
+            let version = versions.get(&(index, partition)).copied().unwrap_or(0);
+            let rows = || derive(query, node, partition, version, &input);
+            stage.push(if is_skipped { vec![] } else { rows() });
         }
         made.push(stage);
     }

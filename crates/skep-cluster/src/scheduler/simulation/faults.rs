@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::data::{Rng, random_graph};
+use super::data::{Rng, Versions, combine, random_graph};
 use super::world::{COORDINATOR, Message, World};
 use crate::ids::{QueryId, WorkerId};
 use crate::membership::{MembershipConfig, WorkerLife};
@@ -230,12 +230,25 @@ impl World {
         self.sites.values().filter(clean).map(|site| (site.life, site.site())).collect()
     }
 
+    /// Of which attempts the rows that a client got were made.
+    fn versions(&self, query: QueryId) -> Versions {
+        let mut versions = Versions::new();
+        let readers = self.readers.range((query, 0)..=(query, usize::MAX));
+        for (_, reader) in readers {
+            let clash = reader.clash.or(combine(&mut versions, &reader.versions));
+            if let Some(task) = clash {
+                self.fail(&format!("{query}: its rows are of two versions of {task:?}"));
+            }
+        }
+        versions
+    }
+
     pub(super) fn expected_rows(&self, query: QueryId) -> Vec<Vec<u64>> {
         let account = &self.oracle.accounts[&query];
         let mut chosen = account.chosen.clone();
         // Part of a result partition may have been read before others had rows enough.
         chosen.remove(&(account.graph.stages().len() - 1));
-        super::data::expected(query, &account.graph, &chosen)
+        super::data::expected(query, &account.graph, &chosen, &self.versions(query))
     }
 
     pub(super) fn faults(&self) -> BTreeSet<&'static str> {

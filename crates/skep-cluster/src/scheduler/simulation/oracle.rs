@@ -27,6 +27,8 @@ struct Known {
     is_uncertain: bool,
     failure_count: u32,
     start_count: u32,
+    /// Whether it was sealed and something may have been made of it.
+    has_left_traces: bool,
 }
 
 /// One query as the oracle sees it.
@@ -139,8 +141,69 @@ impl Account {
         }
     }
 
-    /// A running task whose input is lost is restarted, whether or not it can be told so now.
+    /// What follows from losses, whether or not those concerned can be told so now.
     fn void_readers(&mut self) {
+        self.void_unfed();
+        if self.outcome.is_some() {
+            return;
+        }
+        while let Some((stage, partition)) = self.to_be_made_otherwise() {
+            self.void_made_of(stage, partition);
+            self.void_unfed();
+        }
+    }
+
+    /// Finds a task that will give other rows than those that others have been made of.
+    fn to_be_made_otherwise(&self) -> Option<(usize, usize)> {
+        let found = self.tasks.iter().find(|((stage, partition), known)| {
+            self.graph.stages()[*stage].is_by_chance
+                && known.has_left_traces
+                && known.status == Status::Gone
+                && self.is_needed(*stage, *partition)
+        });
+        found.map(|(task, _)| *task)
+    }
+
+    fn void_made_of(&mut self, stage: usize, partition: usize) {
+        self.chosen.remove(&stage);
+        for (task, known) in &mut self.tasks {
+            if *task == (stage, partition) {
+                known.has_left_traces = false;
+            }
+        }
+        for (stage, partition) in made_of(&self.graph, (stage, partition)) {
+            self.chosen.remove(&stage);
+            if let Some(known) = self.tasks.get_mut(&(stage, partition)) {
+                known.has_left_traces = false;
+                known.status = Status::Gone;
+            }
+        }
+    }
+
+    /// The scheduler may have let go of what a worker that is cut off holds; if so, it shows.
+    fn concede(&mut self, id: TaskAttempt) {
+        let uncertain: Vec<_> = self
+            .tasks
+            .iter()
+            .filter(|((stage, partition), known)| {
+                known.is_uncertain
+                    && known.status == Status::Sealed
+                    && self.graph.stages()[*stage].is_by_chance
+                    && self.is_needed(*stage, *partition)
+                    && made_of(&self.graph, (*stage, *partition)).contains(&key(id.task))
+            })
+            .map(|(task, _)| *task)
+            .collect();
+        for task in uncertain {
+            if let Some(known) = self.tasks.get_mut(&task) {
+                known.status = Status::Gone;
+            }
+        }
+        self.void_readers();
+    }
+
+    /// A running task whose input is lost is restarted.
+    fn void_unfed(&mut self) {
         let held: BTreeSet<_> = self
             .tasks
             .iter()
@@ -183,17 +246,19 @@ impl Oracle {
                 self.open(*query, |account| account.is_cancelled = true);
             }
             Event::ResultEnough { query } => self.open(*query, |account| account.is_enough = true),
-            Event::ResultFetched { query, partition } => {
-                self.open(*query, |account| account.fetched.extend([*partition]));
+            Event::ResultFetched { result } => {
+                let partition = result.task.partition;
+                self.open(result.task.query, |account| account.fetched.extend([partition]));
             }
-            Event::ResultDelivered { query, .. } => {
-                self.open(*query, |account| account.has_delivered = true);
+            Event::ResultDelivered { result, .. } => {
+                self.open(result.task.query, |account| account.has_delivered = true);
             }
             Event::TaskFinished { site, attempt, output } if self.is_live(*site) => {
                 self.open(attempt.task.query, |account| {
                     if let Some(known) = account.running(*attempt, *site) {
                         known.status = Status::Sealed;
                         known.rows = output.rows;
+                        known.has_left_traces = true;
                         account.note_rows(key(attempt.task).0);
                     }
                 });
@@ -281,6 +346,7 @@ impl Oracle {
                     (Status::Running(_), Some(rows)) => {
                         known.status = Status::Sealed;
                         known.rows = *rows;
+                        known.has_left_traces = true;
                         account.note_rows(stage);
                     }
                     (Status::Running(_), None) if !running.contains(&id) => {
@@ -356,6 +422,9 @@ impl Oracle {
         ensure!(account.outcome.is_none(), "launched after the end: {id}");
         ensure!(account.is_needed(stage, partition), "{id} is needed by none");
         ensure!(id.attempt.0 <= config.max_attempts + config.max_restarts, "{id} is too many");
+        if account.is_sealed(stage, partition) {
+            account.concede(id);
+        }
         let mut failure_count = 0;
         if let Some(known) = account.tasks.get(&(stage, partition)) {
             ensure!(id.attempt.0 == known.attempt.0 + 1, "{id} after {}", known.attempt);
@@ -373,6 +442,7 @@ impl Oracle {
             is_uncertain: false,
             failure_count,
             start_count: id.attempt.0 + 1,
+            has_left_traces: false,
         };
         account.tasks.insert((stage, partition), known);
         Ok(())
@@ -392,8 +462,10 @@ impl Oracle {
         let Some(known) = account.running(id, site) else { return Ok(()) };
         if let Status::Running(sources) = &known.status {
             let sources = sources.clone();
-            let all_held = sources.iter().all(|source| held(source, account));
-            ensure!(!all_held || !is_needed, "{id} cancelled without need");
+            if sources.iter().all(|source| held(source, account)) && is_needed {
+                account.concede(id);
+                ensure!(account.running(id, site).is_none(), "{id} cancelled without need");
+            }
         }
         account.gone(id);
         Ok(())
@@ -407,8 +479,10 @@ impl Oracle {
             && account.is_sealed(stage, partition)
         {
             let is_uncertain = current.is_some_and(|known| known.is_uncertain);
-            let is_needed = account.is_needed(stage, partition);
-            ensure!(!is_needed || is_uncertain, "{id} released and needed");
+            if account.is_needed(stage, partition) && !is_uncertain {
+                account.concede(id);
+                ensure!(!account.is_sealed(stage, partition), "{id} released and needed");
+            }
             account.gone(id);
         }
         Ok(())
@@ -439,7 +513,10 @@ impl Oracle {
             FailureKind::NoWorker => {
                 self.no_worker_since.is_some_and(|since| now >= since + config.no_worker_timeout)
             }
-            FailureKind::ResultLost => account.has_delivered,
+            FailureKind::ResultLost => {
+                let by_chance = account.graph.stages().iter().any(|stage| stage.is_by_chance);
+                account.has_delivered || (by_chance && !account.fetched.is_empty())
+            }
             FailureKind::QueueFull | FailureKind::Duplicate => false,
         };
         ensure!(is_just, "{query} failed without reason: {kind:?}");
@@ -485,6 +562,24 @@ impl Oracle {
             change(account);
         }
     }
+}
+
+/// The tasks that read an output, or what was made of it.
+fn made_of(graph: &QueryGraph, origin: (usize, usize)) -> BTreeSet<(usize, usize)> {
+    let mut found = BTreeSet::from([origin]);
+    for (reader, node) in graph.stages().iter().enumerate() {
+        for input in &node.inputs {
+            let producer = input.producer.0 as usize;
+            for partition in 0..node.task_count {
+                let reads = |p: usize| input.pattern == ReadPattern::All || p == partition;
+                if found.iter().any(|(stage, p)| *stage == producer && reads(*p)) {
+                    found.insert((reader, partition));
+                }
+            }
+        }
+    }
+    found.remove(&origin);
+    found
 }
 
 /// Sources are exactly what the task reads, each sealed and held where it is said to be.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use skep_proto::ErrorCode;
 
-use super::data::{byte_counts, derive, wanted};
+use super::data::{Made, Versions, byte_counts, combine, derive, wanted};
 use super::world::{COORDINATOR, Message, World};
 use crate::ids::{Incarnation, QueryId, StageId, WorkerId};
 use crate::membership::{Registration, WorkerLife, WorkerLoad};
@@ -26,9 +26,9 @@ pub(super) struct SimSite {
     last_up: Duration,
     pub(super) last_down: Duration,
     /// What runs, with its rows once it has read its input; and what is being stopped.
-    running: BTreeMap<TaskAttempt, (Launch, Option<Vec<u64>>)>,
+    running: BTreeMap<TaskAttempt, (Launch, Option<Made>)>,
     stopping: BTreeSet<TaskAttempt>,
-    pub(super) sealed: BTreeMap<TaskAttempt, Vec<u64>>,
+    pub(super) sealed: BTreeMap<TaskAttempt, Made>,
     plans: BTreeSet<(QueryId, StageId)>,
     /// What happened to it while it stood still.
     deferred: Vec<Message>,
@@ -206,7 +206,8 @@ impl World {
         let launch = launch.clone();
         let stages = self.oracle.accounts[&attempt.task.query].graph.stages().to_vec();
         let node = &stages[attempt.task.stage.0 as usize];
-        let mut input = Vec::new();
+        let (mut input, mut versions) = (Vec::new(), Versions::new());
+        let mut clash = None;
         for source in &launch.sources {
             let fault = match self.reachable(worker_of(site), source.site) {
                 Err(true) if tries < 3 => {
@@ -214,9 +215,10 @@ impl World {
                 }
                 Err(_) => FetchFault::Refused,
                 Ok(from) => match from.sealed.get(&source.producer) {
-                    Some(rows) => {
+                    Some(made) => {
                         let producer = &stages[source.producer.task.stage.0 as usize];
-                        input.extend(wanted(producer, rows, attempt.task.partition));
+                        input.extend(wanted(producer, &made.rows, attempt.task.partition));
+                        clash = clash.or(combine(&mut versions, &made.versions));
                         continue;
                     }
                     None => FetchFault::Missing,
@@ -227,10 +229,18 @@ impl World {
             let failure = TaskFailure::Fetch { producer, site: at, fault, message };
             return self.task_fails(site, attempt, failure);
         }
+        if let Some(task) = clash {
+            self.fail(&format!("{attempt} combines two versions of {task:?}"));
+        }
         if let Some(failure) = self.random_failure() {
             return self.task_fails(site, attempt, failure);
         }
-        let mut rows = derive(attempt.task.query, node, attempt.task.partition, &input);
+        let (query, partition, version) =
+            (attempt.task.query, attempt.task.partition, attempt.attempt.0);
+        let mut rows = derive(query, node, partition, version, &input);
+        if node.is_by_chance {
+            versions.insert((node.id.0 as usize, partition), version);
+        }
         let is_result = node.id.0 as usize + 1 == stages.len();
         let replay = self.oracle.accounts[&attempt.task.query].graph.replay();
         if is_result && replay == Replay::Never {
@@ -238,7 +248,7 @@ impl World {
             rows.rotate_left(turn);
         }
         let state = self.site_mut(site).unwrap();
-        state.running.insert(attempt, (launch, Some(rows)));
+        state.running.insert(attempt, (launch, Some(Made { rows, versions })));
         self.after(1, self.profile.task_length, Message::End { site, attempt });
     }
 
@@ -273,14 +283,14 @@ impl World {
         if state.stopping.remove(&attempt) {
             return self.send(site, Event::TaskStopped { site, attempt });
         }
-        let Some((launch, Some(rows))) = state.running.remove(&attempt) else { return };
-        state.sealed.insert(launch.attempt, rows);
+        let Some((launch, Some(made))) = state.running.remove(&attempt) else { return };
+        state.sealed.insert(launch.attempt, made);
         let output = self.output(site, attempt);
         self.send(site, Event::TaskFinished { site, attempt, output });
     }
 
     fn output(&self, site: Site, attempt: TaskAttempt) -> TaskOutput {
-        let rows = &self.site(site).sealed[&attempt];
+        let rows = &self.site(site).sealed[&attempt].rows;
         let stages = self.oracle.accounts[&attempt.task.query].graph.stages();
         let bytes = byte_counts(&stages[attempt.task.stage.0 as usize], rows);
         TaskOutput { rows: rows.len() as u64, bytes, ..TaskOutput::default() }

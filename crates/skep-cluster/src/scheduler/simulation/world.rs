@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::time::Duration;
 
-use super::data::Rng;
+use super::data::{Rng, Versions, combine};
 use super::faults::{Fault, Profile};
 use super::oracle::{Account, Oracle, addressee};
 use super::sites::SimSite;
@@ -46,6 +46,9 @@ pub(super) struct Reader {
     pub(super) rows: Vec<u64>,
     pub(super) current: Option<(TaskAttempt, Site)>,
     pub(super) is_done: bool,
+    /// What those rows were made of, and whether of two versions of anything.
+    pub(super) versions: Versions,
+    pub(super) clash: Option<(usize, usize)>,
 }
 
 #[derive(Debug)]
@@ -272,7 +275,9 @@ impl World {
             return;
         }
         let position = reader.rows.len();
-        let is_exact = self.oracle.accounts[&query].graph.replay() == Replay::Exact;
+        let graph = &self.oracle.accounts[&query].graph;
+        let is_exact = graph.replay() == Replay::Exact
+            && !graph.stages().iter().any(|stage| stage.is_by_chance);
         let fault = match self.reachable(COORDINATOR, site) {
             Err(true) if tries < 3 => {
                 let retry = Message::Client { query, partition, attempt, tries: tries + 1 };
@@ -289,20 +294,22 @@ impl World {
             return self.tell(vec![event]);
         }
         let chunk = 1 + self.rng.below(3) as usize;
-        let rows = self.site(site).sealed[&attempt].clone();
+        let made = self.site(site).sealed[&attempt].clone();
+        let rows = made.rows;
         let chunk: Vec<u64> = rows.iter().skip(position).take(chunk).copied().collect();
         let reader = self.readers.get_mut(&(query, partition)).unwrap();
         reader.rows.extend(chunk);
+        reader.clash = reader.clash.or(combine(&mut reader.versions, &made.versions));
         reader.is_done = reader.rows.len() >= rows.len();
         let (count, is_done) = (reader.rows.len() as u64, reader.is_done);
-        let delivered = Event::ResultDelivered { query, partition, rows: count };
+        let delivered = Event::ResultDelivered { result: attempt, rows: count };
         if is_exact {
             self.after(0, 10, Message::Up { from: None, event: delivered });
         } else {
             self.tell(vec![delivered]);
         }
         if is_done {
-            let event = Event::ResultFetched { query, partition };
+            let event = Event::ResultFetched { result: attempt };
             self.after(0, 20, Message::Up { from: None, event });
         } else {
             let next = Message::Client { query, partition, attempt, tries: 0 };
