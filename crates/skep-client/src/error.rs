@@ -173,7 +173,9 @@ fn cause(error: &(dyn StdError + 'static)) -> (String, &'static str) {
         deepest = source;
     }
     let Some(system) = deepest.downcast_ref::<io::Error>() else {
-        return (deepest.to_string(), "does a coordinator of skep listen there?");
+        const OTHER: &str = "does a coordinator of skep listen there? \
+                             One with TLS is at grpc+tls://HOST:PORT";
+        return (deepest.to_string(), OTHER);
     };
     match system.kind() {
         io::ErrorKind::ConnectionRefused => ("connection refused".to_owned(), NOBODY),

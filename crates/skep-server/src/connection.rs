@@ -368,6 +368,6 @@ mod tests {
         drop(held);
         assert!(peer.life.upgrade().is_none());
         let _third = TcpStream::connect(&address).await.unwrap();
-        accepting.await.unwrap();
+        let (_third_accepted, _incoming) = accepting.await.unwrap();
     }
 }
