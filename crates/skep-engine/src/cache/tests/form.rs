@@ -23,7 +23,6 @@ async fn lineitem_takes_less_than_its_text() {
     let (memory, decoded) = cached_bytes(&fixture, "lineitem").await;
     assert_eq!(fixture.run(SUMMARY).await, before);
     assert!(fixture.figure("hits").await > 0);
-    // Seen: 0.55 of the text, 0.37 of the columns.
     assert!(memory * 10 < text * 7, "{memory} bytes of {text}");
     assert!(memory * 2 < decoded, "{memory} bytes of {decoded}");
     fixture.run("UNCACHE TABLE lineitem").await;
