@@ -42,7 +42,7 @@ use super::sessions::{OpenSession, Sessions};
 use super::sql_info::{Bounds, sql_info};
 use super::statements::Statements;
 use super::tickets::Tickets;
-use super::xdbc_types::XDBC_TYPES;
+use super::xdbc::XDBC_TYPES;
 use super::{metadata, parameters};
 use crate::auth::gate::Caller;
 use crate::config::{CoordinatorConfig, ResultsConfig};

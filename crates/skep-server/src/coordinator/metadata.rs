@@ -22,7 +22,7 @@ use super::columns::plain_schema;
 use super::front::Answers;
 use super::queries::{encode_schema, reported};
 use super::sessions::OpenSession;
-use super::xdbc_types::XDBC_TYPES;
+use super::xdbc::XDBC_TYPES;
 
 /// The types of tables, as `information_schema.tables` has them.
 const BASE_TABLE: &str = "BASE TABLE";

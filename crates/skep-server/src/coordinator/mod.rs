@@ -24,6 +24,6 @@ mod sql_info;
 mod statements;
 mod tickets;
 mod wiring;
-mod xdbc_types;
+mod xdbc;
 
 pub use server::CoordinatorServer;

@@ -173,7 +173,11 @@ impl SqlService {
         // Held for as long as rows flow: the session and the place are in use, the statement can be
         // cancelled.
         let held = (running, session, place);
-        let end = stream::once(async move { held.0.is_cancelled() });
+        let end = stream::once(async move {
+            // Of all of it, not of the field that is asked.
+            let (running, _session, _place) = &held;
+            running.is_cancelled()
+        });
         let end =
             end.filter_map(async |is_cancelled| is_cancelled.then_some(Err(Error::Cancelled)));
         let rows = batches

@@ -132,7 +132,11 @@ def ingest(address):
     )
     with connect(address) as connection:
         with connection.cursor() as cursor:
-            assert cursor.adbc_ingest("big", table, mode="create") == count
+            # The driver sends each batch as one message, and no message of more than 16 MiB.
+            batches = pyarrow.RecordBatchReader.from_batches(
+                table.schema, table.to_batches(max_chunksize=100_000)
+            )
+            assert cursor.adbc_ingest("big", batches, mode="create") == count
             cursor.execute("SELECT count(*), sum(n), count(DISTINCT s), max(d) FROM big")
             assert cursor.fetchall() == [(count, count * (count - 1) // 2, 1000, 6)]
             fails(

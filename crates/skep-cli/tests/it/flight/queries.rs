@@ -105,7 +105,7 @@ async fn a_change_is_made_once_when_it_is_asked_for_and_has_no_rows() {
 
 #[tokio::test]
 async fn a_result_is_one_endpoint_in_order_that_ends_and_can_be_read_again() {
-    let coordinator = Coordinator::start(&[]);
+    let coordinator = Coordinator::start_with_worker(&[]);
     let mut client = connect(&coordinator).await;
     let sql = "SELECT value AS v FROM generate_series(1, 20000) ORDER BY value DESC";
     let info = client.execute(sql.to_owned(), None).await.unwrap();

@@ -173,14 +173,3 @@ async fn what_there_is_not_is_said() {
         refused(outcome, Code::Unimplemented, "");
     }
 }
-
-#[tokio::test]
-async fn a_wrong_token_is_refused_at_once() {
-    let coordinator = Coordinator::start(&[]);
-    let mut client = anonymous(&coordinator).await;
-    client.set_token("guess".to_owned());
-    let outcome = client.execute("SELECT 1".to_owned(), None).await;
-    refused(outcome, Code::Unauthenticated, "");
-    client.clear_token();
-    assert_eq!(value(&mut client, "SELECT 1").await, "1");
-}

@@ -85,7 +85,7 @@ fn what_repeats_takes_a_byte_a_row() {
     let rows = 8192;
     let texts = (0..rows).map(|row| Some(format!("a rather long text, {}", row % 40)));
     assert!(bytes(Arc::new(texts.collect::<StringViewArray>())) < 2 * rows);
-    let floats = (0..rows).map(|row| Some((row % 200) as f64 / 7.0));
+    let floats = (0..rows).map(|row| Some((row % 100) as f64 / 7.0));
     assert!(bytes(Arc::new(floats.collect::<Float64Array>())) < 2 * rows);
     let small = (0..rows as i64).map(|row| Some(row % 100));
     assert!(bytes(Arc::new(small.collect::<Int64Array>())) < 2 * rows);

@@ -65,9 +65,11 @@ impl Fixture {
     async fn lineitem(&self, scale: f64) -> u64 {
         let path = self.path("lineitem.csv");
         let bytes = write_lineitem(&path, scale);
+        // In as many partitions as there may be, however small the file.
+        self.run("SET datafusion.optimizer.repartition_file_min_size = 1").await;
         self.run(&format!(
             "CREATE EXTERNAL TABLE lineitem STORED AS CSV LOCATION '{}' \
-             OPTIONS ('format.has_header' 'true')",
+             OPTIONS ('format.has_header' 'true', 'format.newlines_in_values' 'false')",
             path.display()
         ))
         .await;
