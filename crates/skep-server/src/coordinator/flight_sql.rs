@@ -234,27 +234,27 @@ pub(super) fn malformed() -> Status {
 macro_rules! list {
     ($request:ident, $command:ident) => {{
         session(&$request)?;
-        let schema = metadata::schema_of($command.clone().as_command()).ok_or_else(malformed)?;
+        let schema = metadata::schema_of($command.clone().into_command()).ok_or_else(malformed)?;
         Ok(Response::new(metadata::announce(&$command, &schema, $request.into_inner())?))
     }};
 }
 
 /// A command as one of all.
-trait AsCommand {
-    fn as_command(self) -> Command;
+trait IntoCommand {
+    fn into_command(self) -> Command;
 }
 
-macro_rules! as_command {
+macro_rules! into_command {
     ($($command:ident),* $(,)?) => {
-        $(impl AsCommand for $command {
-            fn as_command(self) -> Command {
+        $(impl IntoCommand for $command {
+            fn into_command(self) -> Command {
                 Command::$command(self)
             }
         })*
     };
 }
 
-as_command!(
+into_command!(
     CommandGetCatalogs,
     CommandGetCrossReference,
     CommandGetDbSchemas,
