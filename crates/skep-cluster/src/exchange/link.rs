@@ -98,6 +98,8 @@ struct Slot {
     to_grant: u64,
     is_waiting: bool,
     is_ended: bool,
+    /// Whether its next batch may have to be made first.
+    is_growing: bool,
 }
 
 impl Link {
@@ -119,6 +121,7 @@ impl Link {
             to_grant: 0,
             is_waiting: false,
             is_ended: false,
+            is_growing: output.is_growing,
         };
         state.slots.insert(slot, opened);
         slot
@@ -269,7 +272,8 @@ impl Link {
     pub(super) fn is_stalled(&self, limit: Duration) -> bool {
         let state = self.state.lock();
         let is_long_ago = state.last_asked.is_some_and(|asked| asked.elapsed() >= limit);
-        is_long_ago && state.slots.values().any(|slot| !slot.is_ended && slot.credit.is_asked())
+        let is_due = |slot: &Slot| !slot.is_ended && !slot.is_growing && slot.credit.is_asked();
+        is_long_ago && state.slots.values().any(is_due)
     }
 }
 

@@ -218,6 +218,12 @@ impl Query {
         if stage == self.result_stage() {
             self.unfetched_bytes -= sealed_bytes(&old);
             self.unfetched_bytes += sealed_bytes(self.phase(stage, partition));
+            if let Phase::Running { attempt, .. } = old
+                && !matches!(self.phase(stage, partition), Phase::Sealed { .. })
+            {
+                let result = self.attempt_id(stage, partition, attempt);
+                self.effects.actions.push(Action::ResultWithdrawn { result });
+            }
         }
         let new = self.stages[stage].tasks[partition].phase.clone();
         self.stages[stage].count(&old, &new, partition);
