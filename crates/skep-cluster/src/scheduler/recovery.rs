@@ -44,6 +44,7 @@ impl Query {
                     _ => {}
                 }
             }
+            self.stages[stage].held.remove(&lost);
         }
         self.repair(now)
     }
