@@ -23,7 +23,7 @@ const IMPORTS: [(&str, &[&str]); 10] = [
 
 /// Packages of others that are kept to some of ours; tests may use them anywhere.
 const KEPT: [(&str, &[&str]); 9] = [
-    ("arrow-flight", &["skep-cluster", "skep-server", "skep-client"]),
+    ("arrow-flight", &["skep-cluster", "skep-server", "skep-client", "skep-bench"]),
     ("axum", &["skep-server"]),
     ("datafusion-proto", &["skep-cluster"]),
     ("reedline", &["skep-cli"]),
