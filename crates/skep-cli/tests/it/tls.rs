@@ -10,13 +10,13 @@ use crate::process::{Outcome, run, skep};
 use crate::role::{Coordinator, Role, word};
 
 /// An authority, and what it has signed.
-struct Authority {
+pub(crate) struct Authority {
     directory: TempDir,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
@@ -28,7 +28,7 @@ impl Authority {
     }
 
     /// Signs a certificate for these names; returns it and its key.
-    fn sign(&self, file: &str, names: &[&str]) -> [String; 2] {
+    pub(crate) fn sign(&self, file: &str, names: &[&str]) -> [String; 2] {
         let key = KeyPair::generate().unwrap();
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
@@ -41,7 +41,7 @@ impl Authority {
         })
     }
 
-    fn ca(&self) -> String {
+    pub(crate) fn ca(&self) -> String {
         text_of(self.directory.path().join("ca.pem"))
     }
 }
