@@ -29,7 +29,6 @@ mod statement;
 
 pub use client::{Client, ConnectOptions};
 pub use error::{Error, Position, Result};
-pub use ingest::{IfExists, IfMissing, Ingest};
 pub use prepared::Prepared;
-pub use skep_proto::ErrorCode;
+pub use skep_proto::{ErrorCode, IfExists, IfMissing, Ingest};
 pub use statement::{Outcome, Statement, StatementHandle};

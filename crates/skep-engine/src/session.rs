@@ -214,8 +214,15 @@ impl Session {
 
     /// The same session, in which this statement is being run until its deadline.
     pub(crate) fn running(&self, text: &str, statement: &Statement) -> Self {
-        let deadline = self.new_deadline().filter(|_deadline| may_be_late(statement));
-        Self { deadline, ..self.with_text(text) }
+        match may_be_late(statement) {
+            true => self.running_text(text),
+            false => self.with_text(text),
+        }
+    }
+
+    /// The same session, in which what this text stands for is being run until its deadline.
+    pub(crate) fn running_text(&self, text: &str) -> Self {
+        Self { deadline: self.new_deadline(), ..self.with_text(text) }
     }
 
     /// Waits for work of this session, and watches over its rows, until the deadline.
@@ -471,7 +478,7 @@ impl SessionInner {
     }
 
     /// Opens what a name means: a temporary table, a table, a file.
-    async fn open_reference(
+    pub(crate) async fn open_reference(
         &self,
         state: &SessionState,
         reference: &TableReference,

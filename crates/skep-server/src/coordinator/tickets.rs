@@ -48,7 +48,7 @@ pub(super) struct Claim {
     /// The statement that ran, if one did.
     #[prost(uint64, tag = "3")]
     pub(super) query: u64,
-    /// Its text.
+    /// Its text; empty for a plan.
     #[prost(string, tag = "4")]
     pub(super) sql: String,
     /// The values of its parameters, as an Arrow IPC stream; empty for none.
@@ -63,6 +63,9 @@ pub(super) struct Claim {
     /// When it ends. Units: milliseconds since 1970.
     #[prost(uint64, tag = "8")]
     pub(super) expires: u64,
+    /// A Substrait plan in the place of a text; empty for a text.
+    #[prost(bytes = "bytes", tag = "9")]
+    pub(super) plan: bytes::Bytes,
 }
 
 impl Claim {
