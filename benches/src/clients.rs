@@ -36,8 +36,11 @@ const QUERIES: [(&str, &str); 4] = [
     ("SELECT 1 AS x", "1"),
     ("SELECT n_name FROM nation WHERE n_nationkey = 7", "GERMANY"),
     ("SELECT count(*) FROM nation JOIN region ON n_regionkey = r_regionkey", "25"),
-    ("SELECT r_name, count(*) AS n FROM nation JOIN region ON n_regionkey = r_regionkey \
-      GROUP BY r_name ORDER BY r_name LIMIT 1", "AFRICA 5"),
+    (
+        "SELECT r_name, count(*) AS n FROM nation JOIN region ON n_regionkey = r_regionkey \
+      GROUP BY r_name ORDER BY r_name LIMIT 1",
+        "AFRICA 5",
+    ),
 ];
 
 const MEMORY: usize = 1 << 30;

@@ -178,8 +178,12 @@ async fn measure(arguments: &FlightArguments, in_memory: bool) -> Result<Measure
     let data_set = DataSet { scale: arguments.scale, ..DataSet::SMALL };
     let file = data_set.file(&data_set.cached()?, Table::Lineitem);
     let table = Table::Lineitem.name();
-    let size =
-        Size { workers: 1, slots: arguments.partitions, memory_limit: MEMORY, config: String::new() };
+    let size = Size {
+        workers: 1,
+        slots: arguments.partitions,
+        memory_limit: MEMORY,
+        config: String::new(),
+    };
     let cluster = Processes::start(&size).await?;
     cluster.create_tables(arguments.scale, &[Table::Lineitem]).await?;
     if in_memory {

@@ -123,7 +123,8 @@ fn check(plan: &Plan) -> Result<()> {
     {
         return Err(unreadable("its root has no input"));
     }
-    let has_extension = plan.advanced_extensions.as_ref().is_some_and(|it| it.enhancement.is_some());
+    let has_extension =
+        plan.advanced_extensions.as_ref().is_some_and(|it| it.enhancement.is_some());
     if has_extension {
         return Err(unsupported("an enhancement of a Substrait plan"));
     }
@@ -195,8 +196,7 @@ fn column_of(
     expected: &Field,
 ) -> DataFusionResult<Column> {
     let schema = scan.schema();
-    let Some((qualifier, field)) =
-        schema.iter().find(|(_, field)| field.name() == expected.name())
+    let Some((qualifier, field)) = schema.iter().find(|(_, field)| field.name() == expected.name())
     else {
         let known = schema.fields().iter().map(|field| field.name().as_str());
         return Err(Error::not_found("column", expected.name(), known).into());

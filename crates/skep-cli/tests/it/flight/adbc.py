@@ -206,8 +206,21 @@ def errors(address):
         assert failure.status_code.name == "NOT_FOUND", failure.status_code
         fails(flight_sql.Error, run("SELECT 1 / 0"), "zero")
         # A plan in Substrait is bytes.
-        fails(flight_sql.NotSupportedError, run(b"no plan"), "Substrait")
+        fails(flight_sql.ProgrammingError, run(b"no plan"), "Substrait plan cannot be read")
         assert ask(connection, "SELECT 1") == [(1,)]
+
+
+def substrait(address, plan):
+    with open(plan, "rb") as file:
+        plan = file.read()
+    with connect(address) as connection:
+        assert ask(connection, plan) == [("ann",), ("bob",)]
+        with connection.cursor() as cursor:
+            assert cursor.adbc_execute_schema(plan).names == ["who"]
+            partitions, schema = cursor.adbc_execute_partitions(plan)
+            assert (len(partitions), schema.names) == (1, ["who"])
+            cursor.adbc_read_partition(partitions[0])
+            assert cursor.fetchall() == [("ann",), ("bob",)]
 
 
 def login(name, password=None):

@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
+use datafusion::prelude::col;
+use skep_client::{Client, substrait_plan};
+
+use crate::cluster::rows;
 use crate::role::Coordinator;
 use crate::tls::Authority;
 use crate::users::Place;
@@ -26,6 +30,22 @@ fn the_driver_from_pypi_works() {
         let coordinator = Coordinator::start_with_worker(&[]);
         run(&python, case, &coordinator.url, &[]);
     }
+}
+
+#[tokio::test]
+async fn the_driver_from_pypi_sends_substrait_plans() {
+    let Some(python) = python() else { return };
+    let coordinator = Coordinator::start_with_worker(&[]);
+    let client = Client::connect(&coordinator.url).await.unwrap();
+    let create = "CREATE TABLE people AS VALUES ('ann'), ('bob')";
+    rows(&client, create).await.unwrap();
+    let people = client.table("people").await.unwrap();
+    let who = people.select(vec![col("column1").alias("who")]).unwrap();
+    let who = who.sort(vec![col("who").sort(true, false)]).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let plan = directory.path().join("plan");
+    fs::write(&plan, substrait_plan(who).unwrap()).unwrap();
+    run(&python, "substrait", &coordinator.url, &[format!("plan={}", plan.display())]);
 }
 
 #[test]
