@@ -196,6 +196,9 @@ fn a_role_is_what_one_may_do() {
             let theirs =
                 "SELECT count(*) AS n FROM system.queries WHERE sql LIKE 'CREATE TABLE t%'";
             assert_eq!(place.run_as("rita", theirs).success(), "n\n0\n");
+            let users = "SELECT DISTINCT user_name FROM system.queries ORDER BY user_name";
+            assert_eq!(place.run_as("ann", users).success(), "user_name\nann\nrita\nwill\n");
+            assert_eq!(place.run_as("rita", users).success(), "user_name\nrita\n");
         }
     }
 }

@@ -481,6 +481,8 @@ impl Driver {
                     (view, text)
                 })
                 .collect(),
+            // Who asks for the tables knows them.
+            users: HashMap::new(),
         }
     }
 }

@@ -9,7 +9,7 @@ use skep_cluster::coordinator::CoordinatorOptions;
 use skep_cluster::scheduler::SchedulerConfig;
 use skep_engine::EngineConfig;
 
-pub use file::ConfigFile;
+pub use file::{ConfigFile, Key, Keyed};
 
 use crate::auth::users::UserFile;
 
