@@ -132,11 +132,11 @@ fn a_worker_reads_a_configuration_file_too() {
     fs::write(&file, text).unwrap();
     let slots = || {
         let query = "SELECT slots, memory_limit_bytes FROM system.workers WHERE state = 'live'";
-        run(&[&coordinator.url, "--format", "csv", "--no-header", "-c", query]).success()
+        run(&[&coordinator.url, "--format", "csv", "-c", query]).success()
     };
     let worker = Role::start(&["worker", "--config", path, "--exit-with-stdin"]);
     assert!(worker.line().starts_with("worker "));
-    assert_eq!(slots(), "3,268435456\n");
+    assert_eq!(slots(), "slots,memory_limit_bytes\n3,268435456\n");
     drop(worker);
     // A flag goes before it.
     let mut args = vec!["worker", "--config", path, "--exit-with-stdin"];

@@ -73,6 +73,7 @@ impl Keyed for CoordinatorConfig {
         "drain_timeout" => drain_timeout: duration,
         "sessions.max_count" => sessions.max_count: number,
         "sessions.idle_timeout" => sessions.idle_timeout: duration,
+        "sessions.left_timeout" => sessions.left_timeout: duration,
         "results.max_pending_count" => results.max_pending_count: number,
         "results.fetch_timeout" => results.fetch_timeout: duration,
         "results.message_bytes" => results.message_bytes: number,

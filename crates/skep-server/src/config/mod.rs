@@ -139,11 +139,18 @@ pub struct SessionsConfig {
     pub max_count: usize,
     /// A session that nothing was asked of for so long is closed.
     pub idle_timeout: Duration,
+    /// A session that was logged into is closed when all connections on which it was used have been
+    /// gone for so long: its client has died, or will log in again.
+    pub left_timeout: Duration,
 }
 
 impl Default for SessionsConfig {
     fn default() -> Self {
-        Self { max_count: 1024, idle_timeout: Duration::from_secs(60 * 60) }
+        Self {
+            max_count: 1024,
+            idle_timeout: Duration::from_secs(60 * 60),
+            left_timeout: Duration::from_secs(5 * 60),
+        }
     }
 }
 
