@@ -540,14 +540,15 @@ impl SessionInner {
                 Ok(Arc::clone(opened))
             }
             Definition::View(view) => {
-                let plan = Box::pin(self.plan_view(state, view, view_depth, true)).await?;
+                // What an admin's view names is open to all.
+                let plan = Box::pin(self.plan_view(state, view, view_depth, view.by_admin)).await?;
                 Ok(Arc::new(ViewTable::new(plan, Some(view.query.clone()))))
             }
         }
     }
 
-    /// Plans a view's text anew, so that it follows its tables. `is_checked` says whether its maker
-    /// was asked whether they may name its files.
+    /// Plans a view's text anew, so that it follows its tables. `is_checked` says whether its files
+    /// may be named, whoever asks.
     pub(crate) async fn plan_view(
         &self,
         state: &SessionState,
