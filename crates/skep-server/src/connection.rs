@@ -56,12 +56,8 @@ impl ConnectionLife {
     /// Makes one of no connection.
     pub(crate) fn alone(number: u64) -> Arc<Self> {
         let open_count = AtomicUsize::new(1);
-        let gate = Gate {
-            max_count: 1,
-            max_newcomer_count: 1,
-            open_count,
-            newcomers: Mutex::default(),
-        };
+        let gate =
+            Gate { max_count: 1, max_newcomer_count: 1, open_count, newcomers: Mutex::default() };
         Arc::new(Self { number, gate: Arc::new(gate) })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
@@ -85,6 +86,35 @@ fn a_client_connects_by_tls_and_knows_the_coordinator() {
 }
 
 #[test]
+fn a_renewed_certificate_is_shown_without_a_restart() {
+    let (authority, next) = (Authority::new("ours"), Authority::new("next"));
+    let [cert, key] = authority.sign("server", &["127.0.0.1"]);
+    let base = ["coordinator", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+    let own = ["--tls-cert", &cert, "--tls-key", &key, "--exit-with-stdin"];
+    let mut command = skep(&[&base[..], &own].concat());
+    command.env("SKEP_LOG", "skep=warn");
+    let coordinator = Role::spawn(command);
+    let line = coordinator.line();
+    let url = word(&line, "grpc+tls://");
+    let ask_as = |authority: &Authority| ask(url, &["--tls-ca", &authority.ca()]);
+    assert_eq!(ask_as(&authority).success(), "x\n1\n");
+    // The files are not looked at more often than each second.
+    let wait = || std::thread::park_timeout(Duration::from_millis(1100));
+    let [next_cert, next_key] = next.sign("server", &["127.0.0.1"]);
+    fs::copy(&next_key, &key).unwrap();
+    wait();
+    // The two do not fit together: what held before holds.
+    assert_eq!(ask_as(&authority).success(), "x\n1\n");
+    let said = coordinator.error_line();
+    assert!(said.contains("certificates not renewed"), "{said}");
+    assert!(!said.contains("PRIVATE KEY"), "{said}");
+    fs::copy(&next_cert, &cert).unwrap();
+    wait();
+    assert_eq!(ask_as(&next).success(), "x\n1\n");
+    assert!(ask_as(&authority).stderr.contains("invalid peer certificate"));
+}
+
+#[test]
 fn what_does_not_fit_together_is_said_at_the_start() {
     let authority = Authority::new("ours");
     let [cert, key] = authority.sign("server", &["127.0.0.1"]);
@@ -161,6 +191,10 @@ fn processes_of_a_cluster_show_each_other_their_certificates() {
     let tls = ["--tls-cert", &cert, "--tls-key", &key, "--tls-ca", &ca, "--tls-client-ca", &ca];
     let (cluster, url) = cluster(directory.path(), &tls);
     // A client has none, and needs none.
+    join(&url, &ca);
+    // All of them go on with new ones, for the connections that they have and for those to come.
+    authority.sign("bees", &["127.0.0.1"]);
+    std::thread::park_timeout(Duration::from_millis(1100));
     join(&url, &ca);
     // A worker that shows none, or one of another authority, does not come in.
     let [stranger, strangers_key] = other.sign("stranger", &["127.0.0.1"]);

@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::http::{HttpServer, Readiness};
 use crate::listen::{advertised, bind, raise_file_limit};
 use crate::rpc::RpcServer;
-use crate::tls::Strangers;
+use crate::tls::{Certificates, Strangers};
 
 /// How often idle sessions and results that nobody fetched are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -80,7 +80,7 @@ impl CoordinatorServer {
             Some(address) => Some(bind(address, is_open).await?),
             None => None,
         };
-        let tls = config.tls.load(Strangers::Allowed)?;
+        let tls = Certificates::load(&config.tls, Strangers::Allowed)?;
         let login = Login::open(users, signing_key(&config)?, config.token_lifetime)?;
         let gate = Gate::new(login, config.tls.client_ca.is_some());
         let local = listener
@@ -100,7 +100,7 @@ impl CoordinatorServer {
         health.set_serving::<FlightServiceServer<Front<ProcessExchanges>>>().await;
         let routes = wiring.add_control(Routes::new(flight).add_service(health_service));
         let routes = gate.guard(routes);
-        let rpc = RpcServer::start(listener, routes, &config.grpc, tls.map(|tls| tls.server))?;
+        let rpc = RpcServer::start(listener, routes, &config.grpc, tls)?;
         let is_draining = AtomicBool::new(false);
         let state = Arc::new(State { sessions, results, wiring, gate, health, is_draining });
         let http = match http_listener {
