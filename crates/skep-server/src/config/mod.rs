@@ -74,7 +74,12 @@ impl Default for CoordinatorConfig {
             engine: EngineConfig::default(),
             sessions: SessionsConfig::default(),
             results: ResultsConfig::default(),
-            grpc: GrpcConfig::default(),
+            // A client may be suspended for a while, as by a debugger, and costs nothing meanwhile:
+            // its rows wait. Workers that vanish are found out by their heartbeats.
+            grpc: GrpcConfig {
+                keepalive_timeout: Duration::from_secs(20),
+                ..GrpcConfig::default()
+            },
             planner: PlannerConfig::default(),
             scheduler: SchedulerConfig::default(),
             heartbeat_interval: Duration::from_secs(1),
