@@ -250,7 +250,7 @@ fn missing(what: &str, flags: &str) -> Error {
     Error::Tls { message: format!("{what} is missing"), hint: Some(format!("add {flags}")) }
 }
 
-fn unusable(cause: impl std::fmt::Display) -> Error {
+fn unusable(cause: impl fmt::Display) -> Error {
     Error::Tls {
         message: format!("the certificate and its key cannot be used: {cause}"),
         hint: Some("do they belong together?".to_owned()),

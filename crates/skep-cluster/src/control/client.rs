@@ -8,7 +8,6 @@ use prost::Message as _;
 use skep_proto::cluster::WorkerMessage;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
-use tonic::transport::Endpoint;
 use tracing::{debug, info, warn};
 
 use super::backoff::Backoff;
