@@ -45,6 +45,7 @@ use super::statements::Statements;
 use super::tickets::Tickets;
 use super::xdbc::XDBC_TYPES;
 use super::{metadata, parameters};
+use crate::auth::SigningKey;
 use crate::auth::gate::Caller;
 use crate::config::{CoordinatorConfig, ResultsConfig};
 use crate::error::{Error, Result as ServerResult};
@@ -81,15 +82,17 @@ impl std::fmt::Debug for Info {
 }
 
 impl SqlService {
-    /// Makes the service over sessions and results that somebody sweeps.
+    /// Makes the service over sessions and results that somebody sweeps; handles are signed with this
+    /// key.
     ///
     /// # Errors
-    /// [`Error::Internal`] if the system has no randomness.
+    /// [`Error::Internal`] if what it says of itself does not fit together.
     pub(super) fn new(
         sessions: Arc<Sessions>,
         results: Arc<PendingResults>,
         monitor: QueryMonitor,
         config: &CoordinatorConfig,
+        key: &SigningKey,
     ) -> ServerResult<Self> {
         let bounds = Bounds {
             statement_bytes: config.results.max_statement_bytes,
@@ -101,7 +104,7 @@ impl SqlService {
             sessions,
             results,
             statements: Statements::default(),
-            tickets: Tickets::new()?,
+            tickets: Tickets::new(key),
             monitor,
             config: config.results.clone(),
             info: Info(info),

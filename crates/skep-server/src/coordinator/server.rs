@@ -81,7 +81,8 @@ impl CoordinatorServer {
             None => None,
         };
         let tls = Certificates::load(&config.tls, Strangers::Allowed)?;
-        let login = Login::open(users, signing_key(&config)?, config.token_lifetime)?;
+        let key = signing_key(&config)?;
+        let login = Login::open(users, key.clone(), config.token_lifetime)?;
         let gate = Gate::new(login, config.tls.client_ca.is_some());
         let local = listener
             .local_addr()
@@ -91,7 +92,7 @@ impl CoordinatorServer {
         let sessions = Arc::new(Sessions::new(config.sessions.clone(), wiring.engine().clone()));
         let results = Arc::new(PendingResults::new(config.results.clone()));
         let (sessions_of, results_of) = (Arc::clone(&sessions), Arc::clone(&results));
-        let sql = SqlService::new(sessions_of, results_of, wiring.monitor(), &config)?;
+        let sql = SqlService::new(sessions_of, results_of, wiring.monitor(), &config, &key)?;
         let front = Front::new(sql, wiring.exchanges());
         let flight = FlightServiceServer::new(front)
             .max_decoding_message_size(config.grpc.max_message_bytes)
@@ -178,7 +179,7 @@ impl fmt::Debug for CoordinatorServer {
     }
 }
 
-/// Returns the key that tokens are signed with; kept where there is a place for it.
+/// Returns the key that tokens and handles are signed with; kept where there is a place for it.
 fn signing_key(config: &CoordinatorConfig) -> Result<SigningKey> {
     config.engine.data_dir.as_deref().map_or_else(SigningKey::fresh, SigningKey::of_data_dir)
 }

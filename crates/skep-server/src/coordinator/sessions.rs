@@ -1,11 +1,12 @@
 //! The sessions of clients, by the names that the gate gives them.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use ring::digest;
 use skep_engine::{Engine, Principal, Session};
 use skep_proto::ErrorCode;
 use tonic::{Extensions, Status};
@@ -13,6 +14,7 @@ use tonic::{Extensions, Status};
 use crate::auth::gate::Caller;
 use crate::config::SessionsConfig;
 use crate::connection::ConnectionLife;
+use crate::secret::unguessable;
 use crate::status::refuse;
 
 /// How many closed sessions are remembered: one that was given before the coordinator started is
@@ -33,7 +35,8 @@ pub(super) const STRING_VIEW: &str = "string_view";
 pub(super) struct Sessions {
     config: SessionsConfig,
     engine: Engine,
-    next_id: AtomicU64,
+    /// What ids of connections' sessions are made with: connections are counted anew by each process.
+    nonce: String,
     open: Mutex<HashMap<String, Entry>>,
     /// Oldest first.
     closed: Mutex<VecDeque<String>>,
@@ -125,8 +128,8 @@ impl OpenSession {
 impl Sessions {
     /// Makes an empty set.
     pub(super) fn new(config: SessionsConfig, engine: Engine) -> Self {
-        let next_id = AtomicU64::new(1);
-        Self { config, engine, next_id, open: Mutex::default(), closed: Mutex::default() }
+        let nonce = unguessable();
+        Self { config, engine, nonce, open: Mutex::default(), closed: Mutex::default() }
     }
 
     /// Returns a session that is nobody's, to look at the engine.
@@ -142,7 +145,7 @@ impl Sessions {
         // Making a session takes a while; nobody else should wait for it.
         let token = caller.session.clone();
         let session = self.engine.session_of(caller.principal.clone());
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let id = self.id_of(caller);
         let session = Arc::new(OpenSession::new(token.clone(), id, session));
         drop(self.expire(now));
         let mut open = self.open.lock();
@@ -168,6 +171,19 @@ impl Sessions {
         };
         drop(open.insert(token, entry));
         Ok(session)
+    }
+
+    /// Returns what handles name a session by. A session that a coordinator that was started again
+    /// opens anew has the id that it had, and so its client's handles.
+    fn id_of(&self, caller: &Caller) -> u64 {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(caller.session.as_bytes());
+        if caller.life.is_some() {
+            context.update(&[0]);
+            context.update(self.nonce.as_bytes());
+        }
+        let digest = context.finish();
+        digest.as_ref().iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte))
     }
 
     /// Returns the session of a request that came through the gate.
