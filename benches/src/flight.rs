@@ -176,8 +176,8 @@ pub(crate) fn run(arguments: &FlightArguments) -> Result<(String, Value)> {
 /// Measures both sides by turns, so that whatever disturbs disturbs both.
 async fn measure(arguments: &FlightArguments, in_memory: bool) -> Result<Measurement> {
     let data_set = DataSet { scale: arguments.scale, ..DataSet::SMALL };
-    let file = data_set.file(&data_set.cached()?, Table::Lineitem);
-    let table = Table::Lineitem.name();
+    let file = data_set.file(&data_set.cached()?, Table::LineItem);
+    let table = Table::LineItem.name();
     let size = Size {
         workers: 1,
         slots: arguments.partitions,
@@ -185,7 +185,7 @@ async fn measure(arguments: &FlightArguments, in_memory: bool) -> Result<Measure
         config: String::new(),
     };
     let cluster = Processes::start(&size).await?;
-    cluster.create_tables(arguments.scale, &[Table::Lineitem]).await?;
+    cluster.create_tables(arguments.scale, &[Table::LineItem]).await?;
     if in_memory {
         cluster.ask(&format!("CACHE TABLE {table}")).await?;
     }

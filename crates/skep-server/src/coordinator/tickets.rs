@@ -170,7 +170,7 @@ mod tests {
 
     use super::*;
 
-    fn tickets() -> Tickets {
+    fn fresh() -> Tickets {
         Tickets::new(&SigningKey::fresh().unwrap())
     }
 
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_handle_is_known_again_by_whom_it_was_given_to_until_it_ends() {
-        let tickets = self::tickets();
+        let tickets = fresh();
         let now = SystemTime::now();
         let end = now + Duration::from_secs(1);
         let claim = claim(Purpose::Result).expiring_at(end);
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_changed_handle_is_no_handle() {
-        let tickets = self::tickets();
+        let tickets = fresh();
         let now = SystemTime::now();
         let claim = claim(Purpose::Prepared).expiring_at(now + Duration::from_secs(1));
         let handle = tickets.seal(&claim).to_vec();
@@ -216,7 +216,7 @@ mod tests {
         for length in [0, 1, SIGNATURE_BYTES, handle.len() - 1] {
             assert!(tickets.open(Purpose::Prepared, 3, &handle[..length], now).is_err());
         }
-        let foreign = self::tickets().seal(&claim);
+        let foreign = fresh().seal(&claim);
         assert!(tickets.open(Purpose::Prepared, 3, &foreign, now).is_err());
         // The same key makes the same.
         let key = SigningKey::fresh().unwrap();
