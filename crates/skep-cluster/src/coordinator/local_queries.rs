@@ -15,6 +15,7 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::StreamExt;
 use parking_lot::Mutex;
@@ -177,9 +178,11 @@ impl Drop for LocalQuery {
 /// Counts the rows that the leaves of a plan have given, of those that they say they have.
 fn fraction(plan: &Arc<dyn ExecutionPlan>) -> f64 {
     let (mut read, mut all) = (0_usize, 0_usize);
+    let (context, arguments) = (StatisticsContext::new(), StatisticsArgs::new());
     let walked = plan.apply(|node| {
         let is_leaf = node.children().is_empty();
-        let statistics = is_leaf.then(|| node.partition_statistics(None).ok()).flatten();
+        let known = is_leaf.then(|| context.compute(node.as_ref(), &arguments).ok());
+        let statistics = known.flatten();
         if let Some(count) = statistics.and_then(|it| it.num_rows.get_value().copied()) {
             let given = node.metrics().and_then(|metrics| metrics.output_rows());
             read = read.saturating_add(given.unwrap_or_default().min(count));

@@ -200,7 +200,7 @@ mod tests {
         fn endless(&self, id: u64) -> (PendingResult, Weak<()>) {
             let held = Arc::new(());
             let watch = Arc::downgrade(&held);
-            let batches = futures::stream::once(async move {
+            let batches = stream::once(async move {
                 let _held = held;
                 std::future::pending().await
             });
