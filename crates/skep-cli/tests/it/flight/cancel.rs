@@ -16,7 +16,7 @@ use prost::Message;
 use skep_proto::client::StatementOutcome;
 use tonic::{Code, Request};
 
-use super::{Client, act, channel, connect, fetch, refused, rendered, rows, update};
+use super::{Client, act, channel, connect, fetch, refused, rendered, rows, update, value};
 use crate::cluster::{Cluster, PATIENCE};
 use crate::role::Coordinator;
 
