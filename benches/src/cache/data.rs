@@ -156,8 +156,14 @@ fn files(
         Ok(out.flush()?)
     };
     std::thread::scope(|scope| {
-        let writing: Vec<_> =
-            (0..FILE_COUNT).map(|file| scope.spawn({ let write = &write; move || write(file) })).collect();
+        let writing: Vec<_> = (0..FILE_COUNT)
+            .map(|file| {
+                scope.spawn({
+                    let write = &write;
+                    move || write(file)
+                })
+            })
+            .collect();
         writing.into_iter().try_for_each(|thread| match thread.join() {
             Ok(outcome) => outcome,
             Err(panic) => std::panic::resume_unwind(panic),

@@ -97,9 +97,8 @@ fn gradient_query(table: &str, weights: &[f64; DIMENSIONS]) -> String {
 pub(super) fn centers_query(table: &str, centers: &[[f64; DIMENSIONS]]) -> String {
     let names: Vec<String> = coordinates().collect();
     let distance = |center: &[f64; DIMENSIONS]| {
-        let of_axis = |(name, place): (&String, &f64)| {
-            format!("({name} - {place:e}) * ({name} - {place:e})")
-        };
+        let of_axis =
+            |(name, place): (&String, &f64)| format!("({name} - {place:e}) * ({name} - {place:e})");
         names.iter().zip(center).map(of_axis).collect::<Vec<_>>().join(" + ")
     };
     let distances: Vec<String> = centers
@@ -129,9 +128,7 @@ pub(super) fn centers_query(table: &str, centers: &[[f64; DIMENSIONS]]) -> Strin
 pub(super) fn first_centers(count: usize) -> Vec<[f64; DIMENSIONS]> {
     let place = |number: u64| (mix(number ^ 0xC0FF_EE) % 2_000_001) as f64 / 1e6 - 1.0;
     (0..count as u64)
-        .map(|center| {
-            std::array::from_fn(|axis| place(center * DIMENSIONS as u64 + axis as u64))
-        })
+        .map(|center| std::array::from_fn(|axis| place(center * DIMENSIONS as u64 + axis as u64)))
         .collect()
 }
 

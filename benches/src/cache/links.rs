@@ -61,7 +61,8 @@ async fn run(arguments: &CacheArguments, is_clustered: bool) -> Result<Ranks> {
         ))
         .await?;
     }
-    let by = |column: &str| if is_clustered { format!("CLUSTER BY ({column})") } else { String::new() };
+    let by =
+        |column: &str| if is_clustered { format!("CLUSTER BY ({column})") } else { String::new() };
     site.ask(&format!("CACHE TABLE links {}", by("src"))).await?;
     site.ask(&format!(
         "CACHE TABLE ranks_0 {} AS \
@@ -82,8 +83,7 @@ async fn run(arguments: &CacheArguments, is_clustered: bool) -> Result<Ranks> {
         iterations.push(time);
     }
     let plan = site.ask(&format!("EXPLAIN {}", rank_query("ranks_0"))).await?;
-    let summary =
-        site.ask(&format!("SELECT sum(rank), max(rank) FROM ranks_{ITERATIONS}")).await?;
+    let summary = site.ask(&format!("SELECT sum(rank), max(rank) FROM ranks_{ITERATIONS}")).await?;
     Ok(Ranks { iterations, summary, is_exchanged: exchanges_links(&plan)? })
 }
 

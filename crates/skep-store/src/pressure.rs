@@ -109,7 +109,10 @@ impl StoreInner {
 
     fn memory_victims(&self, needed: usize, writing: Option<&Arc<str>>) -> Vec<Victim> {
         let (descriptors, mut by_id) = self.describe_all();
-        eviction::free_memory(&descriptors, needed, self.config.protected_cache_bytes, writing)
+        // The share is protected from queries. Among cached tables the least recently used goes, or
+        // the first to be cached would stay for good.
+        let protected = if writing.is_some() { 0 } else { self.config.protected_cache_bytes };
+        eviction::free_memory(&descriptors, needed, protected, writing)
             .into_iter()
             .filter_map(|decision| match decision {
                 Decision::Spill(id) => by_id.remove(&id).map(Victim::Spill),

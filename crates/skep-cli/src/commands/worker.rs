@@ -54,6 +54,10 @@ pub(crate) struct WorkerArgs {
     #[arg(long, env = "SKEP_PARTITION_MEMORY", value_name = "SIZE")]
     partition_memory: Option<Size>,
 
+    /// Memory of cached tables that tasks do not get, such as 512MB or 20% [default: none]
+    #[arg(long, env = "SKEP_PROTECTED_CACHE", value_name = "SIZE")]
+    protected_cache: Option<Size>,
+
     /// Put what tasks make here when memory is short [default: the system's temporary directory]
     #[arg(long, env = "SKEP_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -101,6 +105,7 @@ impl WorkerArgs {
             slot_count: self.slots.unwrap_or(defaults.slot_count),
             memory_limit: self.memory.map(memory_limit),
             partition_memory_limit: self.partition_memory.map(memory_limit),
+            protected_cache: self.protected_cache.map_or(0, memory_limit),
             data_dir: self.data_dir.clone(),
             spill_dir: self.spill_dir.clone().or_else(|| self.data_dir.clone()),
             wanted_id: self.id,
