@@ -13,6 +13,7 @@ use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::execution_plan::replace_children_if_necessary;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 
@@ -54,7 +55,7 @@ impl PhysicalOptimizerRule for ChooseClustering {
                 }
             }
             match is_changed {
-                true => Ok(Transformed::yes(node.with_new_children(children)?)),
+                true => Ok(Transformed::yes(replace_children_if_necessary(node, children)?)),
                 false => Ok(Transformed::no(node)),
             }
         })
@@ -85,7 +86,7 @@ fn reclustered(
     let Some(below) = keys_below(plan, &columns) else { return Ok(None) };
     let [child] = plan.children()[..] else { return Ok(None) };
     match reclustered(child, &below, tables)? {
-        Some(child) => Ok(Some(Arc::clone(plan).with_new_children(vec![child])?)),
+        Some(child) => Ok(Some(replace_children_if_necessary(Arc::clone(plan), vec![child])?)),
         None => Ok(None),
     }
 }
