@@ -103,9 +103,11 @@ impl Processes {
         Ok(rows[0].concat())
     }
 
-    /// Returns how many queries with this mark went to the cluster.
-    pub(crate) async fn query_count(&self, mark: &str) -> Result<usize> {
-        Ok(self.ask(&format!("{} AND sql LIKE '%{mark}%'", QUERIES)).await?.len())
+    /// Returns how many queries with this mark had a task on a worker.
+    pub(crate) async fn count_on_workers(&self, mark: &str) -> Result<usize> {
+        let on_workers = "SELECT query FROM system.tasks WHERE worker <> 'coordinator'";
+        let marked = format!("{QUERIES} AND sql LIKE '%{mark}%' AND query IN ({on_workers})");
+        Ok(self.ask(&marked).await?.len())
     }
 }
 

@@ -50,7 +50,7 @@ const QUERY: &str = "
         SELECT a.l_suppkey AS left_supplier, b.l_suppkey AS right_supplier, a.l_orderkey AS order_key,
                count(*) AS pair_count, sum(a.l_quantity * b.l_quantity) AS quantity
         FROM lineitem a JOIN lineitem b ON a.l_partkey = b.l_partkey AND a.l_orderkey < b.l_orderkey
-        WHERE a.l_shipmode IN ('AIR', 'MAIL')
+        WHERE a.l_shipmode IN ('AIR', 'MAIL', 'SHIP')
         GROUP BY 1, 2, 3),
     customers AS (
         SELECT o_custkey, left_supplier, right_supplier, sum(pair_count) AS pair_count,

@@ -129,7 +129,7 @@ async fn one(arguments: &SchedulingArguments, on_worker: bool) -> Result<Vec<Dur
         let ran_there = sites.len() == 1 && sites.concat() != ["coordinator"];
         ensure!(ran_there, "the query of one task ran on {sites:?}");
     } else {
-        let count = cluster.query_count("/* run */").await?;
+        let count = cluster.count_on_workers("/* run */").await?;
         ensure!(count == 0, "{count} runs of the small query went to workers");
     }
     times.sort_unstable();
