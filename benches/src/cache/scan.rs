@@ -14,7 +14,7 @@ use super::site::{Site, core_count, ratio, seconds};
 /// A query over `{table}`.
 struct ScanQuery {
     name: &'static str,
-    /// Whether reading is most of it, even from Parquet.
+    /// Whether reading is most of it, even from Parquet. Where next to nothing is read, planning is.
     is_scan_bound: bool,
     text: &'static str,
 }
@@ -46,7 +46,7 @@ const QUERIES: [ScanQuery; 6] = [
     },
     ScanQuery {
         name: "lines of one order",
-        is_scan_bound: true,
+        is_scan_bound: false,
         text: "SELECT count(*), sum(l_quantity), max(l_comment) FROM {table} \
                WHERE l_orderkey = 3000000",
     },

@@ -141,8 +141,7 @@ impl CachedTables {
 
     /// Returns the plan by which a view was cached, unless it has another text by now.
     ///
-    /// Planned anew, a view that draws by chance, tells the time or names files would be another one
-    /// each time, and never found.
+    /// Planned anew, a view that names files would be another one each time, and never found.
     pub(crate) fn plan_of_view(
         &self,
         name: &CacheName,
