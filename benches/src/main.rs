@@ -6,6 +6,7 @@
 
 mod cache;
 mod cluster;
+mod flow;
 mod memory;
 mod processes;
 mod recovery;
@@ -48,6 +49,8 @@ enum Benchmark {
     Recovery(recovery::RecoveryArguments),
     /// Thousands of tasks that do nothing, and one task end to end.
     Scheduling(scheduling::SchedulingArguments),
+    /// Results of millions of rows: the first row, and the coordinator's memory.
+    Flow(flow::FlowArguments),
     /// A query whose exchanges are three times the workers' memory, and with memory enough.
     Spill(spill::SpillArguments),
 }
@@ -62,6 +65,7 @@ fn main() -> Result<()> {
         Benchmark::Memory(arguments) => memory::run(&arguments)?,
         Benchmark::Recovery(arguments) => recovery::run(&arguments)?,
         Benchmark::Scheduling(arguments) => scheduling::run(&arguments)?,
+        Benchmark::Flow(arguments) => flow::run(&arguments)?,
         Benchmark::Spill(arguments) => spill::run(&arguments)?,
     };
     if arguments.save { baseline::save(&name, &figures) } else { Ok(()) }

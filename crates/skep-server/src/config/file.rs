@@ -67,6 +67,7 @@ const KEYS: &[Key] = keys! {
     "sessions.idle_timeout" => sessions.idle_timeout: duration,
     "results.max_pending_count" => results.max_pending_count: number,
     "results.fetch_timeout" => results.fetch_timeout: duration,
+    "results.memory_bytes" => results.memory_bytes: number,
     "results.message_bytes" => results.message_bytes: number,
     "results.ticket_timeout" => results.ticket_timeout: duration,
     "results.prepared_timeout" => results.prepared_timeout: duration,

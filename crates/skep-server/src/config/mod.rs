@@ -154,6 +154,9 @@ pub struct ResultsConfig {
     pub max_pending_count: usize,
     /// How long a result waits to be fetched before it is dropped.
     pub fetch_timeout: Duration,
+    /// Bytes of one query's rows that wait in memory for a client that takes them more slowly than
+    /// they are made; the rest waits on disk.
+    pub memory_bytes: usize,
     /// Bytes of rows in one message, about: a single row may be larger.
     pub message_bytes: usize,
     /// How long a ticket can be used. Fetched again, its query runs again.
@@ -171,6 +174,7 @@ impl Default for ResultsConfig {
         Self {
             max_pending_count: 1024,
             fetch_timeout: Duration::from_secs(60),
+            memory_bytes: CoordinatorOptions::default().result_memory_bytes,
             // Clients take 4 MiB by default, and encoding adds to it.
             message_bytes: 2 << 20,
             ticket_timeout: Duration::from_secs(10 * 60),
