@@ -4,6 +4,7 @@
 //! yardstick in the same run: plain DataFusion for queries, the memory limit for memory.
 //! README.md has the commands and the figures.
 
+mod cache;
 mod clients;
 mod cluster;
 mod flight;
@@ -41,6 +42,8 @@ enum Benchmark {
     Tpch(tpch::TpchArguments),
     /// The 22 TPC-H queries on a cluster of processes and in the embedded engine.
     Cluster(cluster::ClusterArguments),
+    /// Cached tables against files, embedded and on a cluster.
+    Cache(cache::CacheArguments),
     /// From the start of the `skep` process to its end, for `SELECT 1`.
     Startup(startup::StartupArguments),
     /// The peak resident memory of one `skep` process that runs the 22 queries under a limit.
@@ -67,6 +70,7 @@ fn main() -> Result<()> {
     let (name, figures) = match arguments.benchmark {
         Benchmark::Tpch(arguments) => tpch::run(&arguments)?,
         Benchmark::Cluster(arguments) => cluster::run(&arguments)?,
+        Benchmark::Cache(arguments) => cache::run(&arguments)?,
         Benchmark::Startup(arguments) => startup::run(&arguments)?,
         Benchmark::Memory(arguments) => memory::run(&arguments)?,
         Benchmark::Recovery(arguments) => recovery::run(&arguments)?,

@@ -258,6 +258,8 @@ pub struct WorkerConfig {
     /// Most bytes of partitions in memory; what is more goes to disk, also while there is memory.
     /// `None` is what the memory limit gives.
     pub partition_memory_limit: Option<usize>,
+    /// Bytes of cached tables that stay in memory when running tasks need memory.
+    pub protected_cache: usize,
     /// Where partitions go that do not fit in memory; `None` is the system's directory for temporary
     /// files.
     pub data_dir: Option<PathBuf>,
@@ -286,6 +288,7 @@ impl WorkerConfig {
             slot_count: std::thread::available_parallelism().map_or(1, usize::from),
             memory_limit: None,
             partition_memory_limit: None,
+            protected_cache: 0,
             data_dir: None,
             spill_dir: None,
             wanted_id: None,
