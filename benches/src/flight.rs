@@ -182,6 +182,7 @@ async fn measure(arguments: &FlightArguments, in_memory: bool) -> Result<Measure
         workers: 1,
         slots: arguments.partitions,
         memory_limit: MEMORY,
+        partition_memory_limit: None,
         config: String::new(),
     };
     let cluster = Processes::start(&size).await?;
