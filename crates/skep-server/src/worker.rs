@@ -76,7 +76,7 @@ impl WorkerServer {
             token: config.token.clone(),
             tls: tls.as_ref().map(|tls| tls.client.clone()),
             max_message_bytes: config.grpc.max_message_bytes,
-            ..FetchConfig::default()
+            ..FetchConfig::for_memory(memory_limit, config.slot_count)
         };
         let fetcher = Arc::new(FlightFetcher::new(fetch, io.handle())?);
         let (site, reports) = TaskRunner::new(

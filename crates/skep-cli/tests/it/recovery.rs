@@ -26,6 +26,8 @@ type Rows = Vec<Vec<String>>;
 const GROUPED: &str = "SELECT k, count(*), sum(v) FROM facts GROUP BY k";
 const JOINED: &str = "SELECT d.name, count(*), sum(f.v) FROM facts f JOIN dims d ON f.k = d.k \
                       GROUP BY d.name";
+/// Each task of `facts` reads all of `dims` before its own file.
+const CROSSED: &str = "SELECT count(*), sum(f.v + d.k) FROM dims d CROSS JOIN facts f";
 const LAST: &str = "SELECT k, v, w FROM facts WHERE k >= (SELECT min(k) FROM dims)";
 const ROLLED: &str = "SELECT count(*), count(DISTINCT r) \
                       FROM (SELECT (SELECT sum(random()) FROM dims) AS r FROM facts)";
@@ -142,6 +144,16 @@ impl<'a> Held<'a> {
         }
     }
 
+    /// Waits until a worker has said how it is, from beginning to end after now.
+    async fn wait_for_heartbeat(&self, worker: &str) {
+        let query = format!("SELECT last_heartbeat FROM system.workers WHERE id = '{worker}'");
+        let mut last = self.cluster.ask(&query).await;
+        // What is heard next may have been on its way.
+        for _ in 0..2 {
+            last = self.cluster.wait_for(&query, |rows| *rows != last).await;
+        }
+    }
+
     fn kill(&self, worker: &str) {
         signal(self.cluster.worker(worker).pid, Signal::Kill).unwrap();
     }
@@ -214,6 +226,37 @@ async fn a_worker_killed_between_stages_costs_what_is_still_needed_of_it() {
         assert!(Instant::now() < deadline, "{attempts:#?}");
     }
     only_those_on_ran_again(&held.finish().await, &[&victim.worker]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_has_all_it_reads_outlives_the_worker_that_made_it() {
+    let (cluster, server) = (Cluster::start(4, 1, "").await, tables());
+    let held = Held::start(&cluster, &server, CROSSED, "facts/part-6.csv").await;
+    let reader = held.only_running().await;
+    let attempts = held.cluster.attempts(&held.id).await;
+    let is_input = |row: &&TaskRow| {
+        row.state == "sealed" && row.stage != reader.stage && row.worker != reader.worker
+    };
+    let victim = attempts.iter().find(is_input).unwrap_or_else(|| panic!("{attempts:#?}")).clone();
+    held.wait_for_heartbeat(&reader.worker).await;
+    held.kill(&victim.worker);
+    // What others need of it is made again while the reader still runs.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let attempts = held.cluster.attempts(&held.id).await;
+        if attempts.iter().any(|row| row.attempt == 1 && row.state == "sealed") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{attempts:#?}");
+    }
+    let attempts = held.finish().await;
+    let mine: Vec<_> = attempts
+        .iter()
+        .filter(|row| (&row.stage, row.partition) == (&reader.stage, reader.partition))
+        .map(|row| (row.attempt, row.state.as_str()))
+        .collect();
+    assert_eq!(mine, [(0, "sealed")], "{attempts:#?}");
+    only_those_on_ran_again(&attempts, &[&victim.worker]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -145,7 +145,7 @@ async fn listen(
         };
         match wire::worker::decode_worker_message(message) {
             Ok(FromWorker::Reports(reports)) => members.report(life, reports).await,
-            Ok(FromWorker::Heartbeat(load)) => members.heartbeat(life, load).await,
+            Ok(FromWorker::Heartbeat(beat)) => members.heartbeat(life, beat).await,
             Ok(FromWorker::Goodbye) => return End::Goodbye,
             Ok(FromWorker::Register(_)) => {
                 let message = "is said for the second time";

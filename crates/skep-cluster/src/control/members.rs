@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use crate::ids::WorkerId;
-use crate::membership::{WorkerLife, WorkerLoad};
-use crate::scheduler::Holdings;
+use crate::membership::WorkerLife;
+use crate::scheduler::{Heartbeat, Holdings};
 use crate::worker::{Command, TaskReport};
 
 /// What a worker says when it registers.
@@ -85,7 +85,7 @@ pub trait Members: fmt::Debug + Send + Sync + 'static {
     async fn report(&self, life: WorkerLife, reports: Vec<TaskReport>);
 
     /// Takes note that a worker lives.
-    async fn heartbeat(&self, life: WorkerLife, load: WorkerLoad);
+    async fn heartbeat(&self, life: WorkerLife, beat: Heartbeat);
 
     /// Takes note that a connection ended without a goodbye.
     async fn disconnected(&self, life: WorkerLife, connection: u64);

@@ -172,7 +172,7 @@ impl Attached {
                 }
                 permit = self.outbound.reserve(), if has_output => match permit {
                     Ok(permit) if beat_due.take().is_some() => {
-                        permit.send(wire::worker::heartbeat(site.load()));
+                        permit.send(wire::worker::heartbeat(site.heartbeat()));
                     }
                     Ok(permit) => permit.send(reports.outbox.take(config.target_report_bytes)),
                     Err(_) => return SessionEnd::Cut("closed".to_owned()),

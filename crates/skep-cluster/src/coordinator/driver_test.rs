@@ -4,9 +4,9 @@ use bytes::Bytes;
 
 use super::*;
 use crate::ids::{Attempt, TaskId};
-use crate::membership::WorkerLoad;
 use crate::scheduler::{
-    Holdings, OutputKind, ReadPattern, Replay, StageInput, StageNode, StagePlace, TaskOutput,
+    Heartbeat, Holdings, OutputKind, ReadPattern, Replay, StageInput, StageNode, StagePlace,
+    TaskOutput,
 };
 use crate::worker::EncodedStage;
 
@@ -23,8 +23,8 @@ impl TaskSite for Idle {
         Holdings::default()
     }
 
-    fn load(&self) -> WorkerLoad {
-        WorkerLoad::default()
+    fn heartbeat(&self) -> Heartbeat {
+        Heartbeat::default()
     }
 
     fn begin_life(&self, _site: Site) {}

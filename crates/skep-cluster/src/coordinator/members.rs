@@ -9,8 +9,8 @@ use tracing::debug;
 use super::Shared;
 use super::driver::Request;
 use crate::control::{JoinRequest, Joined, Members, Refusal};
-use crate::membership::{WorkerLife, WorkerLoad};
-use crate::scheduler::{Event, Site};
+use crate::membership::WorkerLife;
+use crate::scheduler::{Event, Heartbeat, Site};
 use crate::secret::is_same_secret;
 use crate::worker::TaskReport;
 
@@ -73,8 +73,8 @@ impl Members for DriverMembers {
         self.ask(Request::Reports { site: Site::Worker(life), reports }).await;
     }
 
-    async fn heartbeat(&self, life: WorkerLife, load: WorkerLoad) {
-        self.ask(Request::Event(Event::Heartbeat { life, load })).await;
+    async fn heartbeat(&self, life: WorkerLife, beat: Heartbeat) {
+        self.ask(Request::Event(Event::Heartbeat { life, beat })).await;
     }
 
     async fn disconnected(&self, life: WorkerLife, connection: u64) {

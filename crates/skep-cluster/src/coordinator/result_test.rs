@@ -15,7 +15,7 @@ use super::super::local_queries::LocalQueries;
 use super::super::owners::Owners;
 use super::super::{Clock, CoordinatorOptions};
 use super::*;
-use crate::exchange::fetch::Fetcher;
+use crate::exchange::fetch::{Arrival, Fetcher};
 use crate::ids::{StageId, TaskId};
 use crate::membership::ClusterSnapshot;
 use crate::scheduler::{Scheduler, SchedulerConfig};
@@ -34,6 +34,10 @@ impl Fetcher for Nobody {
 impl TaskFetcher for Nobody {
     fn open(&self, output: RemoteOutput, _schema: SchemaRef) -> FetchStream {
         panic!("{output:?} is elsewhere")
+    }
+
+    fn open_ahead(&self, output: RemoteOutput, schema: SchemaRef, _: Arrival) -> FetchStream {
+        self.open(output, schema)
     }
 }
 

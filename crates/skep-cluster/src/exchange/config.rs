@@ -108,6 +108,15 @@ impl ServeConfig {
 }
 
 impl FetchConfig {
+    /// Makes a configuration for a process with `memory_limit` bytes that runs `slot_count` tasks at
+    /// a time: they may hold an eighth of the memory ahead of what they read, for a task that has all
+    /// that it reads outlives those who made it.
+    pub fn for_memory(memory_limit: usize, slot_count: usize) -> Self {
+        let default = Self::default();
+        let share = memory_limit / 8 / slot_count.max(1);
+        Self { task_budget_bytes: default.task_budget_bytes.max(share), ..default }
+    }
+
     pub(super) fn check(&self) -> Result<()> {
         positive("max_message_bytes", self.max_message_bytes)?;
         positive("expected_batch_bytes", self.expected_batch_bytes)?;

@@ -27,6 +27,27 @@ pub struct RemoteOutput {
     pub is_growing: bool,
 }
 
+/// Who is told, at most once, that all of an output has come.
+pub struct Arrival(Box<dyn FnOnce() + Send>);
+
+impl Arrival {
+    /// Makes the one who does this.
+    pub fn new(tell: impl FnOnce() + Send + 'static) -> Self {
+        Self(Box::new(tell))
+    }
+
+    /// Tells it.
+    pub fn tell(self) {
+        (self.0)();
+    }
+}
+
+impl fmt::Debug for Arrival {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Arrival")
+    }
+}
+
 /// Why a fetch ended early.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
@@ -52,4 +73,8 @@ pub trait TaskFetcher: fmt::Debug + Send + Sync + 'static {
     /// Begins to read an output, whose batches have this schema, when the stream is first polled.
     /// Each output makes progress by itself, however slowly others are read.
     fn open(&self, output: RemoteOutput, schema: SchemaRef) -> FetchStream;
+
+    /// Begins to read an output now, and goes on ahead of whoever reads the stream as long as memory
+    /// is free. `arrival` is told once all of it has come, read or not.
+    fn open_ahead(&self, output: RemoteOutput, schema: SchemaRef, arrival: Arrival) -> FetchStream;
 }

@@ -24,7 +24,7 @@ use tonic::{Code, Status};
 
 use super::channels::Channels;
 use super::config::FetchConfig;
-use super::fetch::{FetchFailure, FetchStream, Fetcher, RemoteOutput, TaskFetcher};
+use super::fetch::{Arrival, FetchFailure, FetchStream, Fetcher, RemoteOutput, TaskFetcher};
 use super::flow::Budget;
 use super::ipc::SlotDecoder;
 use super::link::{Arrived, Link, LinkFailure, Requests};
@@ -86,16 +86,13 @@ struct FlightTaskFetcher(Arc<TaskLinks>);
 
 impl TaskFetcher for FlightTaskFetcher {
     fn open(&self, output: RemoteOutput, schema: SchemaRef) -> FetchStream {
-        SlotStream {
-            links: Arc::clone(&self.0),
-            decoder: SlotDecoder::new(schema),
-            output,
-            slot: None,
-            batches: 0,
-            rows: 0,
-            is_done: false,
-        }
-        .boxed()
+        SlotStream::new(&self.0, output, schema).boxed()
+    }
+
+    fn open_ahead(&self, output: RemoteOutput, schema: SchemaRef, arrival: Arrival) -> FetchStream {
+        let mut stream = SlotStream::new(&self.0, output, schema);
+        stream.slot = Some(OpenSlot::new(&stream.links, &stream.output, Some(arrival)));
+        stream.boxed()
     }
 }
 
@@ -217,6 +214,14 @@ struct OpenSlot {
     number: u32,
 }
 
+impl OpenSlot {
+    fn new(links: &TaskLinks, output: &RemoteOutput, arrival: Option<Arrival>) -> Self {
+        let driven = links.link(&output.address);
+        let number = driven.link.open(output, arrival);
+        Self { driven, number }
+    }
+}
+
 impl Drop for OpenSlot {
     fn drop(&mut self) {
         self.driven.link.close(self.number);
@@ -224,16 +229,25 @@ impl Drop for OpenSlot {
 }
 
 impl SlotStream {
+    fn new(links: &Arc<TaskLinks>, output: RemoteOutput, schema: SchemaRef) -> Self {
+        Self {
+            links: Arc::clone(links),
+            decoder: SlotDecoder::new(schema),
+            output,
+            slot: None,
+            batches: 0,
+            rows: 0,
+            is_done: false,
+        }
+    }
+
     fn poll_batch(
         &mut self,
         ctx: &mut Context<'_>,
     ) -> Poll<Result<Option<RecordBatch>, FetchFailure>> {
         loop {
-            let slot = self.slot.get_or_insert_with(|| {
-                let driven = self.links.link(&self.output.address);
-                let number = driven.link.open(&self.output);
-                OpenSlot { driven, number }
-            });
+            let slot =
+                self.slot.get_or_insert_with(|| OpenSlot::new(&self.links, &self.output, None));
             let arrived = ready!(slot.driven.link.poll(slot.number, ctx));
             let arrived =
                 arrived.map_err(|failure| refused(failure.to_error(&self.output.address)))?;

@@ -4,12 +4,17 @@
 //! for less. A slot in which somebody waits gets a batch in any case, one such slot at a time on
 //! each link: waiting can therefore not go round in circles.
 //!
+//! A slot may be filled ahead of its reader, with what the budget and the pool can spare: a task that
+//! has all that it reads does not mind the loss of who made it.
+//!
 //! **Invariant:** the reservation is the sum over slots of what is on its way and what waits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
+use datafusion::execution::memory_pool::{
+    MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation,
+};
 
 /// How the pool's error messages call a reader.
 const CONSUMER: &str = "exchange reader";
@@ -20,6 +25,7 @@ const SMALLEST_BATCH: u64 = 4096;
 #[derive(Debug)]
 pub(super) struct Budget {
     limit: usize,
+    pool: Arc<dyn MemoryPool>,
     /// One that cannot spill: it gives memory back as fast as the task reads.
     reservation: MemoryReservation,
     /// Slots that are open.
@@ -32,6 +38,7 @@ impl Budget {
     pub(super) fn new(pool: &Arc<dyn MemoryPool>, limit: usize, expected_batch: usize) -> Self {
         Self {
             limit,
+            pool: Arc::clone(pool),
             reservation: MemoryConsumer::new(CONSUMER).register(pool),
             active: AtomicUsize::new(0),
             batch_bytes: AtomicU64::new(expected_batch as u64),
@@ -67,6 +74,28 @@ impl Budget {
     pub(super) fn try_reserve(&self, bytes: u64) -> bool {
         let bytes = bytes as usize;
         self.reservation.size().saturating_add(bytes) <= self.limit
+            && self.reservation.try_grow(bytes).is_ok()
+    }
+
+    /// Returns the largest window of a slot that is filled ahead: half of what it may have, or those
+    /// that are read now would find no room. Nothing if that is less than a batch.
+    pub(super) fn share_ahead(&self) -> u64 {
+        let active = self.active.load(Ordering::Relaxed).max(1);
+        let share = (self.limit / 2 / active) as u64;
+        if share < self.batch_bytes() { 0 } else { share }
+    }
+
+    /// Reserves if there is room to spare: for reading ahead nobody writes anything to disk.
+    pub(super) fn try_reserve_ahead(&self, bytes: u64) -> bool {
+        let bytes = bytes as usize;
+        let is_within = |reserved: usize, limit: usize| reserved.saturating_add(bytes) <= limit / 2;
+        let has_room = match self.pool.memory_limit() {
+            MemoryLimit::Finite(limit) => is_within(self.pool.reserved(), limit),
+            MemoryLimit::Infinite => true,
+            MemoryLimit::Unknown => false,
+        };
+        has_room
+            && is_within(self.reservation.size(), self.limit)
             && self.reservation.try_grow(bytes).is_ok()
     }
 
@@ -116,6 +145,19 @@ impl SlotCredit {
             return None;
         }
         let credit = window - held;
+        let reserve = (self.outstanding + credit).max(0) - self.outstanding.max(0);
+        Some(Wish { credit: credit as u64, reserve: reserve as u64 })
+    }
+
+    /// Returns what may be sent ahead: up to twice the window, within a share.
+    pub(super) fn wish_ahead(&self, share: u64) -> Option<Wish> {
+        let window = self.window.saturating_mul(2).min(share) as i64;
+        let held = self.outstanding + self.queued as i64;
+        let credit = window - held;
+        // Not each little gap: a message for each batch would cost more than it brings.
+        if credit <= 0 || credit < window / 4 {
+            return None;
+        }
         let reserve = (self.outstanding + credit).max(0) - self.outstanding.max(0);
         Some(Wish { credit: credit as u64, reserve: reserve as u64 })
     }

@@ -23,7 +23,7 @@ use skep_proto::cluster::fetch_request::Request;
 use skep_proto::cluster::fetch_response::Content;
 use skep_proto::cluster::{FetchClose, FetchCredit, FetchEnd, FetchError, FetchOpen};
 
-use super::fetch::RemoteOutput;
+use super::fetch::{Arrival, RemoteOutput};
 use super::flow::{Budget, SlotCredit, Wish};
 use super::wire::{self, Response};
 use crate::error::Error;
@@ -100,6 +100,8 @@ struct Slot {
     is_ended: bool,
     /// Whether its next batch may have to be made first.
     is_growing: bool,
+    /// Set if it is filled ahead of its consumer, until all has come.
+    arrival: Option<Arrival>,
 }
 
 impl Link {
@@ -107,8 +109,9 @@ impl Link {
         Self { budget, state: Mutex::default() }
     }
 
-    /// Begins a slot; nothing is asked for before it is polled.
-    pub(super) fn open(&self, output: &RemoteOutput) -> u32 {
+    /// Begins a slot. Nothing is asked for before it is polled, unless somebody wants to know when
+    /// all has come.
+    pub(super) fn open(&self, output: &RemoteOutput, arrival: Option<Arrival>) -> u32 {
         self.budget.begin_slot();
         let mut state = self.state.lock();
         let slot = state.next_slot;
@@ -122,9 +125,27 @@ impl Link {
             is_waiting: false,
             is_ended: false,
             is_growing: output.is_growing,
+            arrival,
         };
         state.slots.insert(slot, opened);
+        drop(state);
+        self.fill_ahead(slot);
         slot
+    }
+
+    /// Asks for more than the consumer has room for, if the slot is filled ahead and memory is free.
+    fn fill_ahead(&self, number: u32) {
+        let mut state = self.state.lock();
+        let Some(slot) = state.slots.get(&number) else { return };
+        if slot.arrival.is_none() || slot.is_ended {
+            return;
+        }
+        let share = self.budget.share_ahead();
+        if let Some(wish) = slot.credit.wish_ahead(share)
+            && self.budget.try_reserve_ahead(wish.reserve)
+        {
+            state.grant(number, wish, self.budget.share(), &self.budget);
+        }
     }
 
     /// Takes what came for a slot, or asks for it.
@@ -225,6 +246,7 @@ impl Link {
         // What comes for a slot that was closed was sent before the keeper knew.
         let Some(slot) = state.slots.get_mut(&number) else { return Ok(()) };
         let is_last = matches!(arrived, Arrived::End(_) | Arrived::Failed(_));
+        let has_all = matches!(arrived, Arrived::End(_));
         let is_whole = is_last || matches!(arrived, Arrived::Batch { .. });
         if cost > 0 {
             slot.credit.arrived(cost, &self.budget);
@@ -234,6 +256,8 @@ impl Link {
             slot.credit.ended(&self.budget);
         }
         slot.queue.push_back((cost, arrived));
+        let arrival = if has_all { slot.arrival.take() } else { None };
+        let is_ahead = is_whole && slot.arrival.is_some();
         let consumer = slot.consumer.take();
         if is_whole {
             state.pass_on(number, &self.budget);
@@ -241,6 +265,12 @@ impl Link {
         drop(state);
         if let Some(consumer) = consumer {
             consumer.wake();
+        }
+        if let Some(arrival) = arrival {
+            arrival.tell();
+        }
+        if is_ahead {
+            self.fill_ahead(number);
         }
         Ok(())
     }

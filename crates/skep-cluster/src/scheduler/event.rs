@@ -131,6 +131,16 @@ pub struct Holdings {
     pub queries: Vec<QueryId>,
 }
 
+/// What a worker says again and again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// What it is busy with.
+    pub load: WorkerLoad,
+    /// Running attempts that have fetched all that they read from other sites: they can do without
+    /// those from now on.
+    pub has_inputs: Vec<TaskAttempt>,
+}
+
 /// Why a query is not wanted any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CancelCause {
@@ -183,8 +193,8 @@ pub enum Event {
     Heartbeat {
         /// The worker.
         life: WorkerLife,
-        /// What it is busy with.
-        load: WorkerLoad,
+        /// What it says.
+        beat: Heartbeat,
     },
     /// An attempt finished and its output is sealed.
     TaskFinished {

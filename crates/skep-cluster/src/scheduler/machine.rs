@@ -107,7 +107,7 @@ impl Scheduler {
             }
             Event::WorkerDisconnected { life } => self.worker_disconnected(life, now),
             Event::WorkerLeft { life } => self.worker_left(life, now),
-            Event::Heartbeat { life, load } => self.heartbeat(life, load, now),
+            Event::Heartbeat { life, beat } => self.heartbeat(life, beat, now),
             Event::TaskFinished { site, attempt, output } => {
                 self.task_finished(site, attempt, output, now);
             }

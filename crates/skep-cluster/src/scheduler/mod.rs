@@ -51,7 +51,7 @@ mod simulation;
 pub use action::{Action, FailureKind, Launch, QueryFailure, Source};
 pub use config::{QuerySettings, SchedulerConfig};
 pub use event::{
-    CancelCause, Event, FetchFault, Holdings, Site, TaskAttempt, TaskFailure, TaskOutput,
+    CancelCause, Event, FetchFault, Heartbeat, Holdings, Site, TaskAttempt, TaskFailure, TaskOutput,
 };
 pub use graph::{
     GraphError, OutputKind, QueryGraph, ReadPattern, Replay, StageInput, StageNode, StagePlace,

@@ -5,15 +5,16 @@
 //! reopened, which makes its own inputs wanted in turn; so a loss goes up the lineage exactly as
 //! far as it must.
 //!
-//! A running task whose input was lost is restarted at once. Leaving it alone might save its work if
-//! it had read the lost part already, but nobody here knows that, and one that had not would wait
-//! for a worker that stopped without a word until its own time-out.
+//! A running task whose input was lost is restarted at once, unless its worker has said that it has
+//! fetched all that it reads: one that had not would wait for a worker that stopped without a word
+//! until its own time-out. What such a task has read is not made again for its sake either, before
+//! it fails or is lost itself.
 //!
 //! Where tasks pick by chance, what is made again is not what was lost, and what others made of the
 //! first goes with it ([`rollback`](super::rollback)).
 //!
-//! **Invariant:** after [`Query::repair`] every input of every unfinished task is sealed, skipped or
-//! unfinished itself.
+//! **Invariant:** after [`Query::repair`] every input of every unfinished task that has yet to read is
+//! sealed, skipped or unfinished itself.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -33,7 +34,7 @@ impl Query {
             }
             for partition in 0..self.stages[stage].tasks.len() {
                 match *self.phase(stage, partition) {
-                    Phase::Running { attempt, site } if site == lost => {
+                    Phase::Running { attempt, site, .. } if site == lost => {
                         let id = self.attempt_id(stage, partition, attempt);
                         self.lose_attempt(id, site, now)?;
                     }
@@ -83,13 +84,15 @@ impl Query {
         for stage in (0..self.stages.len()).rev() {
             for partition in 0..self.stages[stage].tasks.len() {
                 match self.phase(stage, partition) {
-                    Phase::Absent if self.is_wanted(stage, partition) => {
+                    Phase::Absent if self.is_awaited(stage, partition) => {
                         self.check_replay()?;
                         self.check_restart(stage, partition)?;
                         self.set_phase(stage, partition, Phase::Waiting, now);
                         has_taken_back |= self.take_back(stage, partition, now)?;
                     }
-                    Phase::Running { .. } if !self.are_inputs_available(stage, partition) => {
+                    Phase::Running { has_inputs: false, .. }
+                        if !self.are_inputs_available(stage, partition) =>
+                    {
                         self.check_restart(stage, partition)?;
                         self.stop(stage, partition, Phase::Waiting, now);
                     }
@@ -108,7 +111,7 @@ impl Query {
             }
             for partition in 0..self.stages[stage].tasks.len() {
                 let is_unfinished = self.phase(stage, partition).is_unfinished();
-                if is_unfinished && !self.is_wanted(stage, partition) {
+                if is_unfinished && !self.is_awaited(stage, partition) {
                     self.stop(stage, partition, Phase::Absent, now);
                 }
             }

@@ -51,7 +51,9 @@ impl Scheduler {
                 query.close_attempt(id, AttemptState::Failed, Some(cause.message.clone()), now);
                 return Err(cause);
             }
-            query.retry(id, site, cause, now)
+            query.retry(id, site, cause, now)?;
+            // Something of what it had read may have been lost since, and was not made again.
+            query.repair(now)
         });
         if let TaskFailure::Fetch { producer, site, fault, .. } = failure {
             self.fetch_failed(producer, site, fault, now);
@@ -62,7 +64,10 @@ impl Scheduler {
         if self.last_word(site, id, now) && self.is_current(site, id) {
             let message = "stopped without being told to".to_owned();
             let cause = Query::fault(&TaskFailure::WorkerFault { message }, id, site);
-            self.change(id.task.query, now, |query| query.retry(id, site, cause, now));
+            self.change(id.task.query, now, |query| {
+                query.retry(id, site, cause, now)?;
+                query.repair(now)
+            });
         }
     }
 

@@ -71,9 +71,9 @@ impl Cluster {
         while self.now < end {
             self.now = end.min(self.now + Duration::from_secs(1));
             for worker in self.scheduler.snapshot().live() {
-                let load = Default::default();
+                let beat = Heartbeat::default();
                 let life = worker.registration.life;
-                actions.extend(self.scheduler.apply(Event::Heartbeat { life, load }, self.now));
+                actions.extend(self.scheduler.apply(Event::Heartbeat { life, beat }, self.now));
             }
             actions.extend(self.tell(Event::Tick));
         }
@@ -387,12 +387,59 @@ fn an_old_incarnation_is_ignored_and_told_to_join_anew() {
     assert_eq!(cluster.finish(site(1), id(1, 0, 0, 0)), []);
     let refused = [Action::RefuseWorker { life: life(1, 1) }];
     assert_eq!(
-        cluster.tell(Event::Heartbeat { life: life(1, 1), load: Default::default() }),
+        cluster.tell(Event::Heartbeat { life: life(1, 1), beat: Heartbeat::default() }),
         refused
     );
     assert_eq!(cluster.join(life(1, 1), 1, Holdings::default()), refused);
     let next = launched(&cluster.join(life(1, 2), 1, Holdings::default()));
     assert_eq!(next, [(Site::Worker(life(1, 2)), id(1, 0, 0, 1))]);
+}
+
+/// Two tasks, one on each of two workers, and one that reads both. Returns where it runs, and where
+/// not.
+fn reader_of_two() -> (Cluster, u64, u64) {
+    let mut cluster = Cluster::new(SchedulerConfig::default(), &[1, 1]);
+    for (at, attempt) in launched(&cluster.submit(1, chain(&[2, 1]))) {
+        assert_eq!(at, site(attempt.task.partition as u64 + 1));
+    }
+    cluster.finish(site(1), id(1, 0, 0, 0));
+    let actions = cluster.finish(site(2), id(1, 0, 1, 0));
+    let [(at, reader)] = launched(&actions)[..] else { panic!("{actions:?}") };
+    assert_eq!(reader, id(1, 1, 0, 0));
+    let here = if at == site(1) { 1 } else { 2 };
+    (cluster, here, 3 - here)
+}
+
+fn has_inputs(worker: u64, attempt: TaskAttempt) -> Event {
+    let beat = Heartbeat { has_inputs: vec![attempt], ..Heartbeat::default() };
+    Event::Heartbeat { life: life(worker, 1), beat }
+}
+
+#[test]
+fn a_task_is_restarted_when_what_it_reads_is_lost() {
+    let (mut cluster, here, there) = reader_of_two();
+    let actions = cluster.tell(Event::WorkerLeft { life: life(there, 1) });
+    let attempts = vec![id(1, 1, 0, 0)];
+    assert!(actions.contains(&Action::CancelTasks { site: site(here), attempts }), "{actions:?}");
+}
+
+#[test]
+fn a_task_that_has_read_all_is_left_alone() {
+    let (mut cluster, here, there) = reader_of_two();
+    cluster.tell(has_inputs(here, id(1, 1, 0, 0)));
+    let actions = cluster.tell(Event::WorkerLeft { life: life(there, 1) });
+    assert!(!actions.iter().any(|action| matches!(action, Action::CancelTasks { .. })));
+    assert_eq!(launched(&actions), [], "nobody reads what was lost");
+    // Unless it fails: then it reads again, and what was lost comes first.
+    let failure = TaskFailure::WorkerFault { message: "disk full".to_owned() };
+    let again = launched(&cluster.fail(site(here), id(1, 1, 0, 0), failure));
+    let lost = there as usize - 1;
+    assert_eq!(again, [(site(here), id(1, 0, lost, 1))]);
+    let reader = launched(&cluster.finish(site(here), id(1, 0, lost, 1)));
+    assert_eq!(reader, [(site(here), id(1, 1, 0, 1))]);
+    // What was said of an attempt does not hold for the next.
+    cluster.tell(has_inputs(here, id(1, 1, 0, 0)));
+    assert!(!cluster.scheduler.is_idle());
 }
 
 #[test]

@@ -19,8 +19,8 @@ use crate::ids::{Attempt, QueryId, StageId, TaskId, WorkerId};
 pub(super) enum Phase {
     /// To be run, as soon as its inputs and a slot are there.
     Waiting,
-    /// Running.
-    Running { attempt: Attempt, site: Site },
+    /// Running; maybe with all that it reads fetched already.
+    Running { attempt: Attempt, site: Site, has_inputs: bool },
     /// Finished, and its output is held.
     Sealed { attempt: Attempt, site: Site, bytes: Arc<[u64]> },
     /// Neither run nor held, and nobody unfinished needs it.
@@ -36,6 +36,11 @@ impl Phase {
 
     pub(super) fn is_unfinished(&self) -> bool {
         matches!(self, Self::Waiting | Self::Running { .. })
+    }
+
+    /// Whether it has yet to read something of its inputs.
+    pub(super) fn is_reading(&self) -> bool {
+        matches!(self, Self::Waiting | Self::Running { has_inputs: false, .. })
     }
 }
 
@@ -76,6 +81,8 @@ pub(super) struct Stage {
     pub(super) missing_count: usize,
     /// How many tasks wait or run.
     pub(super) unfinished_count: usize,
+    /// How many of them have yet to read something.
+    pub(super) reading_count: usize,
     pub(super) running_count: usize,
     /// Rows of all that is sealed.
     pub(super) sealed_rows: u64,
@@ -237,7 +244,7 @@ impl Query {
 
     /// Returns whether this is the attempt that runs there now.
     pub(super) fn is_running(&self, stage: usize, partition: usize, a: Attempt, s: Site) -> bool {
-        matches!(self.phase(stage, partition), Phase::Running { attempt, site } if *attempt == a && *site == s)
+        matches!(self.phase(stage, partition), Phase::Running { attempt, site, .. } if *attempt == a && *site == s)
     }
 
     /// Returns whether this is the sealed output that is held there now.
@@ -257,8 +264,12 @@ impl Query {
         if stage == self.result_stage() {
             self.unfetched_bytes -= sealed_bytes(&old);
             self.unfetched_bytes += sealed_bytes(self.phase(stage, partition));
+            // Sealed, or only known to have its inputs, it can still be read.
             if let Phase::Running { attempt, .. } = old
-                && !matches!(self.phase(stage, partition), Phase::Sealed { .. })
+                && !matches!(
+                    self.phase(stage, partition),
+                    Phase::Sealed { .. } | Phase::Running { .. }
+                )
             {
                 let result = self.attempt_id(stage, partition, attempt);
                 self.effects.actions.push(Action::ResultWithdrawn { result });
@@ -340,6 +351,27 @@ impl Query {
         })
     }
 
+    /// Returns whether an unfinished task that has not got all of this output, or the client, has yet
+    /// to read it. What is wanted and not awaited is kept if it is there, and not made again if not.
+    pub(super) fn is_awaited(&self, stage: usize, partition: usize) -> bool {
+        if stage == self.result_stage() {
+            return !self.results[partition].is_fetched;
+        }
+        self.stages[stage].readers.iter().any(|&(reader, pattern)| match pattern {
+            ReadPattern::All => self.stages[reader].reading_count > 0,
+            ReadPattern::OneToOne => self.phase(reader, partition).is_reading(),
+        })
+    }
+
+    /// Takes note that a running attempt has fetched all that it reads from other sites.
+    pub(super) fn has_inputs(&mut self, id: TaskAttempt, site: Site, now: Duration) {
+        let Some((stage, partition)) = self.find(id.task) else { return };
+        if self.is_running(stage, partition, id.attempt, site) {
+            let fed = Phase::Running { attempt: id.attempt, site, has_inputs: true };
+            self.set_phase(stage, partition, fed, now);
+        }
+    }
+
     /// Returns the inputs of a task, all of which are available.
     pub(super) fn sources(&self, stage: usize, partition: usize) -> Vec<Source> {
         let mut sources = Vec::new();
@@ -406,7 +438,7 @@ impl Query {
             output: TaskOutput::default(),
             error: None,
         });
-        self.set_phase(stage, partition, Phase::Running { attempt, site }, now);
+        self.set_phase(stage, partition, Phase::Running { attempt, site, has_inputs: false }, now);
         Launch { attempt: self.attempt_id(stage, partition, attempt), sources }
     }
 
@@ -448,7 +480,7 @@ impl Query {
 
     /// Takes back a running attempt, without a word about whose fault it was.
     pub(super) fn stop(&mut self, stage: usize, partition: usize, next: Phase, now: Duration) {
-        if let Phase::Running { attempt, site } = *self.phase(stage, partition) {
+        if let Phase::Running { attempt, site, .. } = *self.phase(stage, partition) {
             let id = self.attempt_id(stage, partition, attempt);
             self.effects.cancels.push((site, id));
             self.close_attempt(id, AttemptState::Cancelled, None, now);
@@ -607,6 +639,7 @@ impl Stage {
             readers,
             missing_count: node.task_count,
             unfinished_count: node.task_count,
+            reading_count: node.task_count,
             running_count: 0,
             sealed_rows: 0,
             is_limit_met: false,
@@ -630,6 +663,8 @@ impl Stage {
         self.missing_count += usize::from(old.is_available());
         self.unfinished_count += usize::from(new.is_unfinished());
         self.unfinished_count -= usize::from(old.is_unfinished());
+        self.reading_count += usize::from(new.is_reading());
+        self.reading_count -= usize::from(old.is_reading());
         self.running_count += usize::from(matches!(new, Phase::Running { .. }));
         self.running_count -= usize::from(matches!(old, Phase::Running { .. }));
         if let Phase::Running { site, .. } | Phase::Sealed { site, .. } = old

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::action::{Action, QueryFailure};
-use super::event::{Holdings, Site, TaskAttempt, TaskOutput};
+use super::event::{Heartbeat, Holdings, Site, TaskAttempt, TaskOutput};
 use super::machine::Scheduler;
 use super::placement::SiteState;
 use super::state::{Phase, Query};
 use crate::ids::QueryId;
-use crate::membership::{LossReason, MembershipChange, Registration, WorkerLife, WorkerLoad};
+use crate::membership::{LossReason, MembershipChange, Registration, WorkerLife};
 
 impl Scheduler {
     pub(super) fn worker_joined(
@@ -40,9 +40,15 @@ impl Scheduler {
         self.follow(&changes, now);
     }
 
-    pub(super) fn heartbeat(&mut self, life: WorkerLife, load: WorkerLoad, now: Duration) {
-        let changes = self.membership.heard(life, Some(load), now);
+    pub(super) fn heartbeat(&mut self, life: WorkerLife, beat: Heartbeat, now: Duration) {
+        let changes = self.membership.heard(life, Some(beat.load), now);
         self.follow(&changes, now);
+        for id in beat.has_inputs {
+            self.change(id.task.query, now, |query| {
+                query.has_inputs(id, Site::Worker(life), now);
+                Ok(())
+            });
+        }
     }
 
     /// Lets follow what follows from changes of membership.
@@ -174,7 +180,7 @@ impl Query {
         for stage in 0..self.stages.len() {
             for partition in 0..self.stages[stage].tasks.len() {
                 let (attempt, is_running) = match *self.phase(stage, partition) {
-                    Phase::Running { attempt, site: at } if at == site => (attempt, true),
+                    Phase::Running { attempt, site: at, .. } if at == site => (attempt, true),
                     Phase::Sealed { attempt, site: at, .. } if at == site => (attempt, false),
                     _ => continue,
                 };

@@ -20,9 +20,10 @@ use datafusion::physical_plan::{EmptyRecordBatchStream, ExecutionPlan};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
+use super::arrivals::Arrivals;
 use super::copies::Copies;
 use crate::error::Error;
-use crate::exchange::fetch::{Fetcher, RemoteOutput, TaskFetcher};
+use crate::exchange::fetch::{Arrival, Fetcher, RemoteOutput, TaskFetcher};
 use crate::exchange::plan::{ExchangePart, ExchangeSource};
 use crate::ids::StageId;
 use crate::scheduler::{FetchFault, Site, Source, TaskAttempt};
@@ -68,6 +69,7 @@ pub(super) struct AttemptInputs {
     is_recut: AtomicBool,
     fetcher: Arc<dyn Fetcher>,
     copies: Arc<Copies>,
+    arrivals: Arc<Arrivals>,
     /// Whether other tasks here are likely to read what all tasks of the stage read.
     shares: AtomicBool,
     /// Made when the first output of another site is opened.
@@ -81,9 +83,11 @@ impl AttemptInputs {
         peers: Arc<Peers>,
         mut sources: Vec<Source>,
         fetcher: Arc<dyn Fetcher>,
-        copies: Arc<Copies>,
+        (copies, arrivals): (Arc<Copies>, Arc<Arrivals>),
     ) -> Self {
         sources.sort_unstable_by_key(place);
+        let remote = sources.iter().filter(|source| source.site != site);
+        arrivals.expect(remote.map(|source| source.producer));
         Self {
             site,
             store,
@@ -94,6 +98,7 @@ impl AttemptInputs {
             is_recut: AtomicBool::new(false),
             fetcher,
             copies,
+            arrivals,
             shares: AtomicBool::new(false),
             task_fetcher: OnceLock::new(),
         }
@@ -119,7 +124,11 @@ impl AttemptInputs {
     ) -> BoxStream<'static, Result<RecordBatch>> {
         let Source { producer, site, .. } = self.sources[idx];
         let lost = move |error| local_error(producer, site, error);
-        self.copies.read(&self.store, producer, Arc::clone(schema), original, lost)
+        let copy = self.copies.read(&self.store, producer, Arc::clone(schema), original, lost);
+        self.arrivals.open(producer);
+        let arrivals = Arc::clone(&self.arrivals);
+        let end = stream::once(async move { arrivals.end() });
+        copy.map(Some).chain(end.map(|()| None)).filter_map(std::future::ready).boxed()
     }
 
     /// Returns the bytes of what was opened of this site's own, and of what came from others.
@@ -161,17 +170,18 @@ impl AttemptInputs {
         if source.site == self.site {
             return self.local(source, part.output);
         }
-        let batches = self.remote(idx, part.output, schema, context)?;
         let is_shared = part.is_for_all && self.shares.load(Ordering::Relaxed);
+        let batches = self.remote(idx, part.output, schema, (context, is_shared))?;
         Ok(if is_shared { self.shared(idx, schema, batches) } else { batches })
     }
 
+    /// Reads an output of another site: ahead if it is for this attempt alone.
     fn remote(
         &self,
         idx: usize,
         output: usize,
         schema: &SchemaRef,
-        context: &TaskContext,
+        (context, is_shared): (&TaskContext, bool),
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         let Source { producer, site, .. } = self.sources[idx];
         let Some(address) = self.peers.get(&site).cloned() else {
@@ -185,7 +195,15 @@ impl AttemptInputs {
         let count = move |batch: &RecordBatch| {
             bytes.fetch_add(data_bytes(batch) as u64, Ordering::Relaxed);
         };
-        let batches = fetcher.open(wanted, Arc::clone(schema)).map(move |batch| {
+        let schema = Arc::clone(schema);
+        let fetched = if is_shared {
+            fetcher.open(wanted, schema)
+        } else {
+            self.arrivals.open(producer);
+            let arrivals = Arc::clone(&self.arrivals);
+            fetcher.open_ahead(wanted, schema, Arrival::new(move || arrivals.end()))
+        };
+        let batches = fetched.map(move |batch| {
             batch.inspect(&count).map_err(|failure| {
                 let (fault, error) = (failure.fault, failure.error);
                 InputError { producer, site, fault, error }.into()

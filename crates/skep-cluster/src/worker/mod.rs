@@ -6,7 +6,8 @@
 //! The life of an attempt: [`runner`] takes it into its account, [`program`] makes a plan for it,
 //! [`inputs`] feeds it ([`copies`] what several share), [`output`] writes what it gives, [`failure`] judges what went wrong.
 
-pub mod command;
+mod arrivals;
+mod command;
 mod copies;
 mod failure;
 pub mod inputs;

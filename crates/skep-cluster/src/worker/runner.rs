@@ -26,6 +26,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
+use super::arrivals::Arrivals;
 use super::command::{Command, StageProgram, TaskOutcome, TaskReport};
 use super::copies::Copies;
 use super::failure;
@@ -36,7 +37,7 @@ use super::task::{Services, Task};
 use crate::exchange::fetch::Fetcher;
 use crate::ids::{QueryId, StageId};
 use crate::membership::WorkerLoad;
-use crate::scheduler::{Holdings, Launch, Site, TaskAttempt, TaskFailure, TaskOutput};
+use crate::scheduler::{Heartbeat, Holdings, Launch, Site, TaskAttempt, TaskFailure, TaskOutput};
 use crate::store::{PartitionStore, Readers};
 
 /// Bounds of a [`TaskRunner`].
@@ -84,8 +85,13 @@ struct State {
     life: u64,
     peers: Arc<Peers>,
     /// Of this life, until their last word.
-    running: HashMap<TaskAttempt, AbortHandle>,
+    running: HashMap<TaskAttempt, Running>,
     queries: HashMap<QueryId, Query>,
+}
+
+struct Running {
+    abort: AbortHandle,
+    arrivals: Arc<Arrivals>,
 }
 
 #[derive(Default)]
@@ -174,12 +180,15 @@ impl TaskSite for TaskRunner {
         Holdings { running, sealed, queries: queries.into_iter().collect() }
     }
 
-    fn load(&self) -> WorkerLoad {
+    fn heartbeat(&self) -> Heartbeat {
         let Services { runtime, store, .. } = &*self.shared.services;
-        WorkerLoad {
+        let load = WorkerLoad {
             memory_bytes: runtime.memory_pool.reserved() as u64,
             stored_bytes: store.held_bytes(),
-        }
+        };
+        let state = self.shared.state.lock();
+        let fed = state.running.iter().filter(|(_, running)| running.arrivals.is_complete());
+        Heartbeat { load, has_inputs: fed.map(|(attempt, _)| *attempt).collect() }
     }
 
     fn begin_life(&self, site: Site) {
@@ -189,7 +198,7 @@ impl TaskSite for TaskRunner {
             state.life += 1;
             state.peers = Arc::default();
             for (_, attempt) in state.running.drain() {
-                attempt.abort();
+                attempt.abort.abort();
             }
             std::mem::take(&mut state.queries)
         };
@@ -206,7 +215,7 @@ impl TaskSite for TaskRunner {
 impl Drop for TaskRunner {
     fn drop(&mut self) {
         for attempt in self.shared.state.lock().running.values() {
-            attempt.abort();
+            attempt.abort.abort();
         }
     }
 }
@@ -266,9 +275,19 @@ impl Shared {
         }
         let (services, peers) = (Arc::clone(&self.services), Arc::clone(&state.peers));
         let copies = Arc::clone(&query.copies);
-        let task = Task { services, attempt, site, sources, peers, stage, copies };
+        let arrivals = Arc::<Arrivals>::default();
+        let task = Task {
+            services,
+            attempt,
+            site,
+            sources,
+            peers,
+            stage,
+            copies,
+            arrivals: Arc::clone(&arrivals),
+        };
         let (work, abort) = abortable(AssertUnwindSafe(task.run().boxed()).catch_unwind());
-        state.running.insert(attempt, abort);
+        state.running.insert(attempt, Running { abort, arrivals });
         let word =
             Word { shared: Arc::clone(self), attempt, site, life: state.life, is_said: false };
         Some(Box::pin(async move {
@@ -287,7 +306,7 @@ impl Shared {
             let state = self.state.lock();
             let is_over = |attempt: &&TaskAttempt| match state.running.get(*attempt) {
                 Some(running) => {
-                    running.abort();
+                    running.abort.abort();
                     false
                 }
                 None => true,
@@ -316,7 +335,7 @@ impl Shared {
             state.queries.remove(&query);
             for (attempt, running) in &state.running {
                 if attempt.task.query == query {
-                    running.abort();
+                    running.abort.abort();
                 }
             }
         }
@@ -364,7 +383,7 @@ impl Shared {
 impl State {
     fn wants(&self, attempt: TaskAttempt, life: u64) -> bool {
         let running = self.running.get(&attempt).filter(|_running| self.life == life);
-        running.is_some_and(|running| !running.is_aborted())
+        running.is_some_and(|running| !running.abort.is_aborted())
             && self.queries.contains_key(&attempt.task.query)
     }
 

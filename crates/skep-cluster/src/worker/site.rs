@@ -3,8 +3,7 @@
 use std::fmt;
 
 use super::command::Command;
-use crate::membership::WorkerLoad;
-use crate::scheduler::{Holdings, Site};
+use crate::scheduler::{Heartbeat, Holdings, Site};
 
 /// Something that runs tasks. Its reports come through the channel that it was made with, each with
 /// the life in which the attempt was launched.
@@ -16,8 +15,8 @@ pub trait TaskSite: fmt::Debug + Send + Sync + 'static {
     /// more: the report may be lost with its stream, and nobody would wait for another in vain.
     fn holdings(&self) -> Holdings;
 
-    /// Returns what it is busy with.
-    fn load(&self) -> WorkerLoad;
+    /// Returns what it is busy with, and which attempts have all that they read.
+    fn heartbeat(&self) -> Heartbeat;
 
     /// Ends its life, if it had one: stops and forgets everything. Begins another.
     fn begin_life(&self, site: Site);

@@ -8,6 +8,7 @@ use datafusion::physical_plan::coop::make_cooperative;
 use datafusion::physical_plan::metrics::Time;
 use futures::TryStreamExt;
 
+use super::arrivals::Arrivals;
 use super::command::TaskOutcome;
 use super::copies::Copies;
 use super::failure;
@@ -42,14 +43,16 @@ pub(super) struct Task {
     pub(super) stage: Arc<StageEntry>,
     /// What the query's tasks here share.
     pub(super) copies: Arc<Copies>,
+    pub(super) arrivals: Arc<Arrivals>,
 }
 
 impl Task {
     /// Runs the attempt. Dropped before its end, it leaves nothing.
     pub(super) async fn run(self) -> TaskOutcome {
-        let Self { services, attempt, site, sources, peers, stage, copies } = self;
+        let Self { services, attempt, site, sources, peers, stage, copies, arrivals } = self;
         let (store, fetcher) = (services.store.clone(), Arc::clone(&services.fetcher));
-        let inputs = Arc::new(AttemptInputs::new(site, store, peers, sources, fetcher, copies));
+        let inputs =
+            Arc::new(AttemptInputs::new(site, store, peers, sources, fetcher, (copies, arrivals)));
         let source = TaskInputs(Arc::clone(&inputs) as _);
         let decoder = services.decoder.as_ref();
         let prepared = stage.prepare(attempt, source, decoder, &services.runtime).await;

@@ -7,7 +7,7 @@ use skep_proto::ErrorCode;
 
 use super::cluster::{Server, Worker, attempt, control_config, report, service_config};
 use super::members::{PlainMembers, Said};
-use super::site::{LOAD, Told};
+use super::site::{Told, beat};
 use crate::control::{ControlConfig, ControlServiceConfig, ControlState};
 use crate::error::Error;
 use crate::ids::{QueryId, StageId, WorkerId};
@@ -96,8 +96,8 @@ async fn a_flood_of_reports_comes_in_order_and_in_few_messages() {
 async fn heartbeats_say_the_load_again_and_again() {
     let (members, _server, _worker) = start().await;
     let (life, ..) = members.joined(1).await;
-    let beat = Said::Heartbeat(life, LOAD);
-    let count = |said: &[Said]| said.iter().filter(|said| **said == beat).count();
+    let expected = Said::Heartbeat(life, beat());
+    let count = |said: &[Said]| said.iter().filter(|said| **said == expected).count();
     members.wait_for(|said| (count(said) >= 3).then_some(())).await;
 }
 

@@ -9,8 +9,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use crate::control::{JoinRequest, Joined, Members, Refusal};
-use crate::membership::{LifeRegistry, LifeRequest, WorkerLife, WorkerLoad};
-use crate::scheduler::Holdings;
+use crate::membership::{LifeRegistry, LifeRequest, WorkerLife};
+use crate::scheduler::{Heartbeat, Holdings};
 use crate::worker::{Command, TaskReport};
 
 /// More than any wait of these tests takes on a busy machine.
@@ -22,7 +22,7 @@ pub(super) enum Said {
     Joined { life: WorkerLife, connection: u64, claimed: Option<WorkerLife>, holdings: Holdings },
     Refused { claimed: Option<WorkerLife> },
     Reports(WorkerLife, Vec<TaskReport>),
-    Heartbeat(WorkerLife, WorkerLoad),
+    Heartbeat(WorkerLife, Heartbeat),
     Disconnected(WorkerLife, u64),
     Left(WorkerLife),
 }
@@ -143,8 +143,8 @@ impl Members for PlainMembers {
         self.note(Said::Reports(life, reports));
     }
 
-    async fn heartbeat(&self, life: WorkerLife, load: WorkerLoad) {
-        self.note(Said::Heartbeat(life, load));
+    async fn heartbeat(&self, life: WorkerLife, beat: Heartbeat) {
+        self.note(Said::Heartbeat(life, beat));
     }
 
     async fn disconnected(&self, life: WorkerLife, connection: u64) {

@@ -16,8 +16,7 @@ use crate::control::wire::command::{FromCoordinator, decode_coordinator_message}
 use crate::control::wire::worker;
 use crate::control::{ControlServiceConfig, JoinRequest};
 use crate::ids::QueryId;
-use crate::membership::WorkerLoad;
-use crate::scheduler::Holdings;
+use crate::scheduler::{Heartbeat, Holdings};
 use crate::worker::{Command, EncodedStage, StageProgram};
 
 type Answers = Result<Streaming<CoordinatorMessage>, Status>;
@@ -54,7 +53,7 @@ async fn a_first_message_that_is_no_register_is_an_error() {
     let members = Arc::new(PlainMembers::new(100));
     let server = Server::start(&members, service_config()).await;
     let wrong = [
-        worker::heartbeat(WorkerLoad::default()),
+        worker::heartbeat(Heartbeat::default()),
         worker::goodbye(),
         WorkerMessage { message: None },
     ];

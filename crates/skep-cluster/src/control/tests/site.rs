@@ -4,9 +4,10 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::cluster::report;
 use super::members::BOUND;
 use crate::membership::WorkerLoad;
-use crate::scheduler::{Holdings, Site};
+use crate::scheduler::{Heartbeat, Holdings, Site};
 use crate::worker::{Command, TaskSite};
 
 /// Something that a site was told.
@@ -22,7 +23,10 @@ pub(super) struct NotingSite {
     holdings: Mutex<Holdings>,
 }
 
-pub(super) const LOAD: WorkerLoad = WorkerLoad { memory_bytes: 12, stored_bytes: 34 };
+pub(super) fn beat() -> Heartbeat {
+    let load = WorkerLoad { memory_bytes: 12, stored_bytes: 34 };
+    Heartbeat { load, has_inputs: vec![report(5).attempt] }
+}
 
 impl NotingSite {
     pub(super) fn hold(&self, holdings: Holdings) {
@@ -55,8 +59,8 @@ impl TaskSite for NotingSite {
         self.holdings.lock().clone()
     }
 
-    fn load(&self) -> WorkerLoad {
-        LOAD
+    fn heartbeat(&self) -> Heartbeat {
+        beat()
     }
 
     fn begin_life(&self, site: Site) {

@@ -14,7 +14,7 @@ use crate::control::members::JoinRequest;
 use crate::error::{Error, Result};
 use crate::ids::{QueryId, WorkerId};
 use crate::membership::WorkerLoad;
-use crate::scheduler::{Holdings, TaskAttempt, TaskOutput};
+use crate::scheduler::{Heartbeat, Holdings, TaskAttempt, TaskOutput};
 use crate::worker::{TaskOutcome, TaskReport};
 
 /// What the coordinator hears.
@@ -23,7 +23,7 @@ pub enum FromWorker {
     /// Somebody wants in.
     Register(Box<JoinRequest>),
     /// The worker lives.
-    Heartbeat(WorkerLoad),
+    Heartbeat(Heartbeat),
     /// Attempts have ended.
     Reports(Vec<TaskReport>),
     /// The worker goes.
@@ -47,9 +47,10 @@ pub fn register(request: JoinRequest) -> proto::WorkerMessage {
 }
 
 /// Returns the message that says how busy a worker is.
-pub fn heartbeat(load: WorkerLoad) -> proto::WorkerMessage {
-    let WorkerLoad { memory_bytes, stored_bytes } = load;
-    message(Message::Heartbeat(proto::Heartbeat { memory_bytes, stored_bytes }))
+pub fn heartbeat(beat: Heartbeat) -> proto::WorkerMessage {
+    let WorkerLoad { memory_bytes, stored_bytes } = beat.load;
+    let has_inputs = beat.has_inputs.into_iter().map(encode_attempt).collect();
+    message(Message::Heartbeat(proto::Heartbeat { memory_bytes, stored_bytes, has_inputs }))
 }
 
 /// Returns the message that ends a life.
@@ -114,8 +115,10 @@ fn encode_holdings(holdings: Holdings) -> proto::Holdings {
 pub fn decode_worker_message(message: proto::WorkerMessage) -> Result<FromWorker> {
     Ok(match required(message.message, "WorkerMessage.message")? {
         Message::Register(register) => FromWorker::Register(Box::new(decode_register(register)?)),
-        Message::Heartbeat(proto::Heartbeat { memory_bytes, stored_bytes }) => {
-            FromWorker::Heartbeat(WorkerLoad { memory_bytes, stored_bytes })
+        Message::Heartbeat(proto::Heartbeat { memory_bytes, stored_bytes, has_inputs }) => {
+            let load = WorkerLoad { memory_bytes, stored_bytes };
+            let has_inputs = decode_attempts(has_inputs, "Heartbeat.has_inputs")?;
+            FromWorker::Heartbeat(Heartbeat { load, has_inputs })
         }
         Message::Reports(proto::TaskReports { reports }) => {
             FromWorker::Reports(reports.into_iter().map(decode_report).collect::<Result<_>>()?)

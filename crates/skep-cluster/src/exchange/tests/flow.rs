@@ -6,6 +6,7 @@ use futures::StreamExt;
 use futures::future::{join_all, poll_immediate};
 
 use super::*;
+use crate::exchange::fetch::Arrival;
 use crate::scheduler::FetchFault;
 
 const BUDGET: usize = 256 << 10;
@@ -189,4 +190,58 @@ async fn nothing_is_asked_for_before_the_first_poll_and_dropping_ends_the_stream
     drop(stream);
     keeper.wait_for_idle().await;
     assert_eq!(reader.pool.reserved(), 0);
+}
+
+#[tokio::test]
+async fn what_is_read_ahead_is_here_before_anybody_reads_it() {
+    let keeper = Keeper::start().await;
+    let reader = Reader::new();
+    keeper.write(0, StorageLevel::MemoryAndDisk, vec![batches(0, 40), vec![]]).await;
+    let task = reader.task();
+    let (told, arrivals) = std::sync::mpsc::channel();
+    let open = |output: usize| {
+        let told = told.clone();
+        let arrival = Arrival::new(move || told.send(output).unwrap());
+        task.open_ahead(keeper.output(0, output), schema(), arrival)
+    };
+    let streams = [open(0), open(1)];
+    let mut arrived = Vec::new();
+    bounded(async {
+        while arrived.len() < 2 {
+            arrived.extend(arrivals.try_iter());
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // The keeper is gone; nobody has polled a stream.
+    drop(keeper);
+    let [full, empty] = streams.map(|stream| stream.try_collect::<Vec<_>>());
+    assert_eq!(bounded(full).await.unwrap(), batches(0, 40));
+    assert_eq!(bounded(empty).await.unwrap(), vec![]);
+    assert_eq!(reader.pool.reserved(), 0);
+}
+
+#[tokio::test]
+async fn reading_ahead_takes_half_of_what_there_is() {
+    let keeper = Keeper::start().await;
+    keeper.write(0, StorageLevel::MemoryAndDisk, vec![batches(0, 2000), batches(0, 10)]).await;
+    // Of its budget, and of the pool.
+    let small_batches = |config: &mut FetchConfig| config.expected_batch_bytes = 32 << 10;
+    for reader in [Reader::with(1 << 30, small), Reader::with(BUDGET, small_batches)] {
+        let task = reader.task();
+        let told = Arc::new(AtomicUsize::new(0));
+        let arrived = Arc::clone(&told);
+        let arrival = Arrival::new(move || {
+            arrived.fetch_add(1, Ordering::Relaxed);
+        });
+        let ahead = task.open_ahead(keeper.output(0, 0), schema(), arrival);
+        for _ in 0..20 {
+            let other = task.open(keeper.output(0, 1), schema());
+            assert_eq!(bounded(other.try_collect::<Vec<_>>()).await.unwrap(), batches(0, 10));
+        }
+        until(|| reader.pool.reserved() > 0).await;
+        assert!(reader.pool.reserved() <= BUDGET / 2 + 2 * BATCH, "{}", reader.pool.reserved());
+        assert_eq!(bounded(ahead.try_collect::<Vec<_>>()).await.unwrap(), batches(0, 2000));
+        assert_eq!(told.load(Ordering::Relaxed), 1);
+    }
 }

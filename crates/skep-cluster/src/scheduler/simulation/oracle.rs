@@ -12,6 +12,7 @@ use crate::scheduler::{
 
 #[derive(Debug, Clone, PartialEq)]
 enum Status {
+    /// With what it has yet to read.
     Running(Vec<Source>),
     Sealed,
     Gone,
@@ -101,6 +102,12 @@ impl Account {
         self.chosen.get(&stage).is_some_and(|chosen| !chosen.contains(&partition))
     }
 
+    /// Whether it runs with all that it reads in hand.
+    fn is_fed(&self, stage: usize, partition: usize) -> bool {
+        let known = self.tasks.get(&(stage, partition));
+        known.is_some_and(|known| matches!(&known.status, Status::Running(rest) if rest.is_empty()))
+    }
+
     /// Whether the client, or a task that is needed itself and not sealed, has yet to read it.
     fn is_needed(&self, stage: usize, partition: usize) -> bool {
         if self.is_skipped(stage, partition) {
@@ -112,7 +119,9 @@ impl Account {
         }
         stages.iter().enumerate().skip(stage + 1).any(|(reader, node)| {
             let mine = node.inputs.iter().filter(|input| input.producer == stages[stage].id);
-            let unread = |p| !self.is_sealed(reader, p) && self.is_needed(reader, p);
+            let unread = |p| {
+                !self.is_sealed(reader, p) && !self.is_fed(reader, p) && self.is_needed(reader, p)
+            };
             mine.into_iter().any(|input| match input.pattern {
                 ReadPattern::OneToOne => unread(partition),
                 ReadPattern::All => (0..node.task_count).any(unread),
@@ -265,6 +274,15 @@ impl Oracle {
             }
             Event::TaskFailed { site, attempt, failure } if self.is_live(*site) => {
                 self.hear_failure(*site, *attempt, failure);
+            }
+            Event::Heartbeat { life, beat } if self.is_live(Site::Worker(*life)) => {
+                for attempt in &beat.has_inputs {
+                    self.open(attempt.task.query, |account| {
+                        if let Some(known) = account.running(*attempt, Site::Worker(*life)) {
+                            known.status = Status::Running(Vec::new());
+                        }
+                    });
+                }
             }
             Event::ResultFetchFailed { result, fault, .. } => {
                 self.open(result.task.query, |account| {

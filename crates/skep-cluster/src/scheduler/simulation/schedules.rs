@@ -117,6 +117,7 @@ fn every_schedule_of_faults_gives_the_fault_free_result() {
         "doubled message",
         "enough",
         "final failure",
+        "inputs outlived",
         "kill",
         "pause",
         "worker fault",

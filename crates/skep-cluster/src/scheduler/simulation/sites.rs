@@ -10,7 +10,8 @@ use super::world::{COORDINATOR, Message, World};
 use crate::ids::{Incarnation, QueryId, StageId, WorkerId};
 use crate::membership::{Registration, WorkerLife, WorkerLoad};
 use crate::scheduler::{
-    Action, Event, FetchFault, Holdings, Launch, Replay, Site, TaskAttempt, TaskFailure, TaskOutput,
+    Action, Event, FetchFault, Heartbeat, Holdings, Launch, Replay, Site, Source, TaskAttempt,
+    TaskFailure, TaskOutput,
 };
 
 #[derive(Debug)]
@@ -256,6 +257,11 @@ impl World {
         let state = self.site_mut(site).unwrap();
         state.running.insert(attempt, (launch, Some(Made { rows, versions })));
         self.after(1, self.profile.task_length, Message::End { site, attempt });
+        if let Site::Worker(life) = site
+            && self.rng.chance(50)
+        {
+            self.send_heartbeat(life);
+        }
     }
 
     fn task_fails(&mut self, site: Site, attempt: TaskAttempt, failure: TaskFailure) {
@@ -291,6 +297,13 @@ impl World {
         }
         let Some((launch, Some(made))) = state.running.remove(&attempt) else { return };
         state.sealed.insert(launch.attempt, made);
+        let is_gone = |source: &Source| {
+            let maker = self.site(source.site);
+            !maker.is_alive || maker.site() != source.site
+        };
+        if launch.sources.iter().any(is_gone) {
+            self.fired("inputs outlived");
+        }
         let output = self.output(site, attempt);
         self.send(site, Event::TaskFinished { site, attempt, output });
     }
@@ -339,9 +352,18 @@ impl World {
             return state.deferred.push(Message::Beat { life });
         }
         if state.is_connected {
-            self.send(Site::Worker(life), Event::Heartbeat { life, load: WorkerLoad::default() });
+            self.send_heartbeat(life);
             self.after(900, 1000, Message::Beat { life });
         }
+    }
+
+    fn send_heartbeat(&mut self, life: WorkerLife) {
+        let Some(state) = self.site_mut(Site::Worker(life)) else { return };
+        // Rows are there once everything was read.
+        let fed = state.running.iter().filter(|(_, (_, made))| made.is_some());
+        let has_inputs = fed.map(|(attempt, _)| *attempt).collect();
+        let beat = Heartbeat { load: WorkerLoad::default(), has_inputs };
+        self.send(Site::Worker(life), Event::Heartbeat { life, beat });
     }
 
     /// A worker learns that its life is over: it drops everything and joins as a new one.

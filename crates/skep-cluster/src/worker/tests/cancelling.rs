@@ -59,7 +59,7 @@ async fn cancelling_what_has_finished_releases_it_without_a_second_word() {
     site.finish(attempt(1, 0, 0, 0), vec![]).await;
     site.finish(attempt(1, 0, 0, 1), vec![]).await;
     assert_eq!(site.runner.holdings().sealed.len(), 2);
-    assert!(site.runner.load().stored_bytes > 0);
+    assert!(site.runner.heartbeat().load.stored_bytes > 0);
     site.runner.perform(Command::Cancel(vec![attempt(1, 0, 0, 0)]));
     assert_eq!(site.runner.holdings().sealed.len(), 1);
     site.runner.perform(Command::Release(vec![attempt(1, 0, 0, 1)]));

@@ -2,6 +2,7 @@
 //! site's store.
 
 mod accounts;
+mod arrivals;
 mod cancelling;
 mod copies;
 mod failures;
@@ -35,7 +36,9 @@ use super::inputs::output_key;
 use super::*;
 use crate::codec::DecodedStage;
 use crate::error::Error;
-use crate::exchange::fetch::{FetchFailure, FetchStream, Fetcher, RemoteOutput, TaskFetcher};
+use crate::exchange::fetch::{
+    Arrival, FetchFailure, FetchStream, Fetcher, RemoteOutput, TaskFetcher,
+};
 use crate::exchange::plan::Output;
 use crate::ids::{Attempt, Incarnation, QueryId, StageId, TaskId, WorkerId};
 use crate::membership::WorkerLife;
@@ -132,9 +135,22 @@ impl TaskFetcher for Neighbours {
         let batches = self.batches(output);
         opened.map(move |()| None).chain(batches.map(Some)).filter_map(std::future::ready).boxed()
     }
+
+    fn open_ahead(&self, output: RemoteOutput, schema: SchemaRef, arrival: Arrival) -> FetchStream {
+        Self::telling(self.open(output, schema), arrival)
+    }
 }
 
 impl Neighbours {
+    /// Not ahead: whoever reads to the end has all of it.
+    fn telling(stream: FetchStream, arrival: Arrival) -> FetchStream {
+        let end = futures::stream::once(async move {
+            arrival.tell();
+            None
+        });
+        stream.map(Some).chain(end).filter_map(std::future::ready).boxed()
+    }
+
     fn batches(&self, output: RemoteOutput) -> FetchStream {
         let failure = |fault, error| FetchFailure { fault, error };
         let Some(store) = self.stores.lock().get(&output.address).cloned() else {
