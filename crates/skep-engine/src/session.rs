@@ -27,7 +27,7 @@ use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 use futures::{FutureExt, StreamExt};
 
 use crate::access::{AccessPolicy, Principal};
-use crate::cache::CacheLease;
+use crate::cache::{CacheLease, CacheName};
 use crate::catalog::{
     CATALOG, CatalogList, Definition, PUBLIC, SessionCatalog, TEMP, TableEntry, TableOpener,
     ViewText,
@@ -214,8 +214,15 @@ impl Session {
 
     /// The same session, in which this statement is being run until its deadline.
     pub(crate) fn running(&self, text: &str, statement: &Statement) -> Self {
-        let deadline = self.new_deadline().filter(|_deadline| may_be_late(statement));
-        Self { deadline, ..self.with_text(text) }
+        match may_be_late(statement) {
+            true => self.running_text(text),
+            false => self.with_text(text),
+        }
+    }
+
+    /// The same session, in which what this text stands for is being run until its deadline.
+    pub(crate) fn running_text(&self, text: &str) -> Self {
+        Self { deadline: self.new_deadline(), ..self.with_text(text) }
     }
 
     /// Waits for work of this session, and watches over its rows, until the deadline.
@@ -289,7 +296,7 @@ impl Session {
             Statement::Use(schema) => self.use_schema(&schema),
             Statement::Cache(cache) => self.cache_table(*cache).await,
             Statement::Uncache { name, if_exists } => self.uncache_table(&name, if_exists).await,
-            Statement::ClearCache => Ok(self.clear_cache()),
+            Statement::ClearCache => self.clear_cache(),
             Statement::Refresh(name) => self.refresh_table(&name).await,
         }
     }
@@ -381,7 +388,7 @@ fn new_context(
         .with_catalog_list(Arc::new(CatalogList(Arc::clone(catalog))))
         .with_analyzer_rules(optimizer::analyzer_rules(Some((&engine.cache, None))))
         .with_optimizer_rules(optimizer::optimizer_rules())
-        .with_physical_optimizer_rules(optimizer::physical_optimizer_rules());
+        .with_physical_optimizer_rules(optimizer::physical_optimizer_rules(Some(&engine.cache)));
     SessionContext::new_with_state(state.build())
 }
 
@@ -471,13 +478,16 @@ impl SessionInner {
     }
 
     /// Opens what a name means: a temporary table, a table, a file.
-    async fn open_reference(
+    pub(crate) async fn open_reference(
         &self,
         state: &SessionState,
         reference: &TableReference,
         scope: &Scope,
     ) -> Result<Option<Arc<dyn TableProvider>>> {
         if let Some(entry) = self.find(reference, scope)? {
+            if let Some(view) = self.cached_view(reference, &entry, scope) {
+                return Ok(Some(view));
+            }
             return self.open_entry_in(state, &entry, scope.view_depth).await.map(Some);
         }
         if reference.schema() == Some("information_schema") {
@@ -496,6 +506,20 @@ impl SessionInner {
             self.policy.check_location(path)?;
         }
         files::open_path(state, path, format).await
+    }
+
+    /// Returns a view by the plan by which it is cached, if it is.
+    pub(crate) fn cached_view(
+        &self,
+        reference: &TableReference,
+        entry: &TableEntry,
+        scope: &Scope,
+    ) -> Option<Arc<dyn TableProvider>> {
+        let Definition::View(view) = &entry.definition else { return None };
+        let schema = reference.schema().unwrap_or(&scope.schema).to_owned();
+        let name = CacheName { schema, table: reference.table().to_owned() };
+        let plan = self.cache.tables.plan_of_view(&name, view, self.cache.id)?;
+        Some(Arc::new(ViewTable::new(plan, Some(view.query.clone()))))
     }
 
     pub(crate) fn find(
@@ -533,14 +557,15 @@ impl SessionInner {
                 Ok(Arc::clone(opened))
             }
             Definition::View(view) => {
-                let plan = Box::pin(self.plan_view(state, view, view_depth, true)).await?;
+                // What an admin's view names is open to all.
+                let plan = Box::pin(self.plan_view(state, view, view_depth, view.by_admin)).await?;
                 Ok(Arc::new(ViewTable::new(plan, Some(view.query.clone()))))
             }
         }
     }
 
-    /// Plans a view's text anew, so that it follows its tables. `is_checked` says whether its maker
-    /// was asked whether they may name its files.
+    /// Plans a view's text anew, so that it follows its tables. `is_checked` says whether its files
+    /// may be named, whoever asks.
     pub(crate) async fn plan_view(
         &self,
         state: &SessionState,

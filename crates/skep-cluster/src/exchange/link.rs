@@ -98,10 +98,10 @@ struct Slot {
     to_grant: u64,
     is_waiting: bool,
     is_ended: bool,
-    /// Whether its next batch may have to be made first.
-    is_growing: bool,
     /// Set if it is filled ahead of its consumer, until all has come.
     arrival: Option<Arrival>,
+    /// Whether its next batch may have to be made first.
+    is_growing: bool,
 }
 
 impl Link {
@@ -124,8 +124,8 @@ impl Link {
             to_grant: 0,
             is_waiting: false,
             is_ended: false,
-            is_growing: output.is_growing,
             arrival,
+            is_growing: output.is_growing,
         };
         state.slots.insert(slot, opened);
         drop(state);
