@@ -426,9 +426,13 @@ fn a_task_is_restarted_when_what_it_reads_is_lost() {
 #[test]
 fn a_task_that_has_read_all_is_left_alone() {
     let (mut cluster, here, there) = reader_of_two();
-    cluster.tell(has_inputs(here, id(1, 1, 0, 0)));
+    let told = cluster.tell(has_inputs(here, id(1, 1, 0, 0)));
+    assert_eq!(told, [], "it makes the result, which can still be read");
     let actions = cluster.tell(Event::WorkerLeft { life: life(there, 1) });
-    assert!(!actions.iter().any(|action| matches!(action, Action::CancelTasks { .. })));
+    let stops = |action: &Action| {
+        matches!(action, Action::CancelTasks { .. } | Action::ResultWithdrawn { .. })
+    };
+    assert!(!actions.iter().any(stops), "{actions:?}");
     assert_eq!(launched(&actions), [], "nobody reads what was lost");
     // Unless it fails: then it reads again, and what was lost comes first.
     let failure = TaskFailure::WorkerFault { message: "disk full".to_owned() };

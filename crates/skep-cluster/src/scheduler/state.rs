@@ -264,8 +264,12 @@ impl Query {
         if stage == self.result_stage() {
             self.unfetched_bytes -= sealed_bytes(&old);
             self.unfetched_bytes += sealed_bytes(self.phase(stage, partition));
+            // Sealed, or only known to have its inputs, it can still be read.
             if let Phase::Running { attempt, .. } = old
-                && !matches!(self.phase(stage, partition), Phase::Sealed { .. })
+                && !matches!(
+                    self.phase(stage, partition),
+                    Phase::Sealed { .. } | Phase::Running { .. }
+                )
             {
                 let result = self.attempt_id(stage, partition, attempt);
                 self.effects.actions.push(Action::ResultWithdrawn { result });
