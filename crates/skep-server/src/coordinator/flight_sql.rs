@@ -146,6 +146,20 @@ impl SqlService {
         Ok(SchemaResult { schema: encode_schema(&schema)? })
     }
 
+    /// Prepares a Substrait plan, and answers with its handle.
+    pub(super) async fn prepare_plan(
+        &self,
+        request: Request<Action>,
+    ) -> Result<Response<Answers<arrow_flight::Result>>, Status> {
+        let command = Any::decode(&*request.get_ref().body)
+            .ok()
+            .and_then(|any| any.unpack::<ActionCreatePreparedSubstraitPlanRequest>().ok()?)
+            .ok_or_else(malformed)?;
+        let created = self.do_action_create_prepared_substrait_plan(command, request).await?;
+        let result = arrow_flight::Result { body: created.as_any().encode_to_vec().into() };
+        Ok(Response::new(stream::iter([Ok(result)]).boxed()))
+    }
+
     /// Begins a statement, or says how far one is.
     pub(super) async fn poll_info(
         &self,
