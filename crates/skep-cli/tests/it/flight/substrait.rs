@@ -20,7 +20,7 @@ use datafusion_substrait::substrait::proto::extensions::simple_extension_declara
 use datafusion_substrait::substrait::proto::plan_rel::RelType as RootType;
 use datafusion_substrait::substrait::proto::read_rel::{LocalFiles, ReadType};
 use datafusion_substrait::substrait::proto::rel::RelType;
-use datafusion_substrait::substrait::proto::{Plan, ReadRel, Rel, RelRoot, WriteRel};
+use datafusion_substrait::substrait::proto::{Plan, ReadRel, Rel, RelRoot};
 use prost::Message;
 use skep_client::{Client, ErrorCode, Statement, substrait_plan};
 use skep_testkit::render;
