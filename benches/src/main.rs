@@ -4,9 +4,11 @@
 //! yardstick in the same run: plain DataFusion for queries, the memory limit for memory.
 //! README.md has the commands and the figures.
 
+mod cache;
 mod clients;
 mod cluster;
 mod flight;
+mod flow;
 mod memory;
 mod plain_flight;
 mod processes;
@@ -40,6 +42,8 @@ enum Benchmark {
     Tpch(tpch::TpchArguments),
     /// The 22 TPC-H queries on a cluster of processes and in the embedded engine.
     Cluster(cluster::ClusterArguments),
+    /// Cached tables against files, embedded and on a cluster.
+    Cache(cache::CacheArguments),
     /// From the start of the `skep` process to its end, for `SELECT 1`.
     Startup(startup::StartupArguments),
     /// The peak resident memory of one `skep` process that runs the 22 queries under a limit.
@@ -48,6 +52,8 @@ enum Benchmark {
     Recovery(recovery::RecoveryArguments),
     /// Thousands of tasks that do nothing, and one task end to end.
     Scheduling(scheduling::SchedulingArguments),
+    /// Results of millions of rows: the first row, and the coordinator's memory.
+    Flow(flow::FlowArguments),
     /// A query whose exchanges are three times the workers' memory, and with memory enough.
     Spill(spill::SpillArguments),
     /// `SELECT *` through Flight SQL and through a plain arrow-flight server.
@@ -64,10 +70,12 @@ fn main() -> Result<()> {
     let (name, figures) = match arguments.benchmark {
         Benchmark::Tpch(arguments) => tpch::run(&arguments)?,
         Benchmark::Cluster(arguments) => cluster::run(&arguments)?,
+        Benchmark::Cache(arguments) => cache::run(&arguments)?,
         Benchmark::Startup(arguments) => startup::run(&arguments)?,
         Benchmark::Memory(arguments) => memory::run(&arguments)?,
         Benchmark::Recovery(arguments) => recovery::run(&arguments)?,
         Benchmark::Scheduling(arguments) => scheduling::run(&arguments)?,
+        Benchmark::Flow(arguments) => flow::run(&arguments)?,
         Benchmark::Spill(arguments) => spill::run(&arguments)?,
         Benchmark::Flight(arguments) => flight::run(&arguments)?,
         Benchmark::Clients(arguments) => clients::run(&arguments)?,

@@ -25,6 +25,8 @@ pub(crate) struct Size {
     pub(crate) slots: usize,
     /// Bytes of memory of each process.
     pub(crate) memory_limit: usize,
+    /// Bytes of partitions that each worker keeps in memory; `None` is what the limit gives.
+    pub(crate) partition_memory_limit: Option<usize>,
     /// More for the coordinator's configuration file.
     pub(crate) config: String,
 }
@@ -47,7 +49,7 @@ impl Processes {
             worker_count: size.workers,
             slot_count: size.slots,
             memory_limit: size.memory_limit,
-            partition_memory_limit: None,
+            partition_memory_limit: size.partition_memory_limit,
             target_partitions: None,
             data_dir,
             spill_dir,

@@ -74,6 +74,10 @@ pub(crate) struct Args {
     #[arg(long, env = "SKEP_MEMORY", value_name = "SIZE")]
     pub(crate) memory: Option<Size>,
 
+    /// Memory of cached tables that queries do not get, such as 512MB or 20% [default: none]
+    #[arg(long, env = "SKEP_PROTECTED_CACHE", value_name = "SIZE")]
+    pub(crate) protected_cache: Option<Size>,
+
     /// Put what does not fit in memory here [default: the system's temporary directory]
     #[arg(long, env = "SKEP_SPILL_DIR", value_name = "DIR")]
     pub(crate) spill_dir: Option<PathBuf>,
@@ -105,9 +109,10 @@ pub(crate) struct Args {
 }
 
 /// The options that are about the engine in this process.
-const LOCAL_OPTIONS: [(&str, &str); 4] = [
+const LOCAL_OPTIONS: [(&str, &str); 5] = [
     ("data_dir", "--data-dir"),
     ("memory", "--memory"),
+    ("protected_cache", "--protected-cache"),
     ("spill_dir", "--spill-dir"),
     ("partitions", "--partitions"),
 ];

@@ -10,6 +10,11 @@ pub struct EngineConfig {
     pub data_dir: Option<PathBuf>,
     /// Bytes that queries may hold in memory together; `None` is 70 % of the machine's memory.
     pub memory_limit: Option<usize>,
+    /// Most bytes of cached tables in memory; `None` is what `memory_limit` leaves.
+    pub cache_memory_limit: Option<usize>,
+    /// Bytes of cached tables that stay in memory when running queries need memory; what is more
+    /// yields to them.
+    pub protected_cache: usize,
     /// Bytes that queries may spill to disk together.
     pub spill_limit: u64,
     /// Where spill files go; `None` is the system's directory for temporary files.
@@ -28,6 +33,8 @@ impl Default for EngineConfig {
         Self {
             data_dir: None,
             memory_limit: None,
+            cache_memory_limit: None,
+            protected_cache: 0,
             spill_limit: 100 * 1024 * 1024 * 1024,
             spill_dir: None,
             target_partitions: None,

@@ -1,11 +1,11 @@
 //! What a process has once.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnv;
-use skep_store::{PartitionStore, StorePool};
+use skep_store::{PartitionStore, StoreConfig, StorePool};
 use tempfile::TempDir;
 
 use crate::access::{AllowedRoots, Principal};
@@ -94,7 +94,7 @@ impl Engine {
             };
             let catalog = Arc::new(PersistentCatalog::open(&data_dir)?);
             let pool = Arc::clone(&runtime.memory_pool);
-            let slot = StoreSlot::new(store, temporary_dir.clone(), config.spill_limit, pool);
+            let slot = StoreSlot::new(store, store_config(&config, &temporary_dir), pool);
             let cache = CachedTables::new(slot);
             let report = CacheReport(Arc::clone(&cache));
             let system = SystemSchema::new(system_tables, Arc::new(report));
@@ -131,6 +131,19 @@ impl Engine {
     pub fn keeps_data(&self) -> bool {
         self.inner.config.data_dir.is_some()
     }
+}
+
+/// Returns the bounds of a store that is opened for cached tables alone.
+fn store_config(config: &EngineConfig, directory: &Path) -> StoreConfig {
+    let mut store = StoreConfig::new(directory.join("skep-partitions"));
+    store.disk_limit_bytes = config.spill_limit;
+    store.protected_cache_bytes = config.protected_cache;
+    if let Some(limit) = config.cache_memory_limit {
+        store.memory_limit_bytes = limit;
+        // Else each writer would keep more than all of them may.
+        store.write_buffer_bytes = store.write_buffer_bytes.min(limit);
+    }
+    store
 }
 
 /// Puts a pool around another that makes cached tables yield to queries.

@@ -27,7 +27,7 @@ use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 use futures::{FutureExt, StreamExt};
 
 use crate::access::{AccessPolicy, Principal};
-use crate::cache::CacheLease;
+use crate::cache::{CacheLease, CacheName};
 use crate::catalog::{
     CATALOG, CatalogList, Definition, PUBLIC, SessionCatalog, TEMP, TableEntry, TableOpener,
     ViewText,
@@ -296,7 +296,7 @@ impl Session {
             Statement::Use(schema) => self.use_schema(&schema),
             Statement::Cache(cache) => self.cache_table(*cache).await,
             Statement::Uncache { name, if_exists } => self.uncache_table(&name, if_exists).await,
-            Statement::ClearCache => Ok(self.clear_cache()),
+            Statement::ClearCache => self.clear_cache(),
             Statement::Refresh(name) => self.refresh_table(&name).await,
         }
     }
@@ -388,7 +388,7 @@ fn new_context(
         .with_catalog_list(Arc::new(CatalogList(Arc::clone(catalog))))
         .with_analyzer_rules(optimizer::analyzer_rules(Some((&engine.cache, None))))
         .with_optimizer_rules(optimizer::optimizer_rules())
-        .with_physical_optimizer_rules(optimizer::physical_optimizer_rules());
+        .with_physical_optimizer_rules(optimizer::physical_optimizer_rules(Some(&engine.cache)));
     SessionContext::new_with_state(state.build())
 }
 
@@ -485,6 +485,9 @@ impl SessionInner {
         scope: &Scope,
     ) -> Result<Option<Arc<dyn TableProvider>>> {
         if let Some(entry) = self.find(reference, scope)? {
+            if let Some(view) = self.cached_view(reference, &entry, scope) {
+                return Ok(Some(view));
+            }
             return self.open_entry_in(state, &entry, scope.view_depth).await.map(Some);
         }
         if reference.schema() == Some("information_schema") {
@@ -503,6 +506,20 @@ impl SessionInner {
             self.policy.check_location(path)?;
         }
         files::open_path(state, path, format).await
+    }
+
+    /// Returns a view by the plan by which it is cached, if it is.
+    pub(crate) fn cached_view(
+        &self,
+        reference: &TableReference,
+        entry: &TableEntry,
+        scope: &Scope,
+    ) -> Option<Arc<dyn TableProvider>> {
+        let Definition::View(view) = &entry.definition else { return None };
+        let schema = reference.schema().unwrap_or(&scope.schema).to_owned();
+        let name = CacheName { schema, table: reference.table().to_owned() };
+        let plan = self.cache.tables.plan_of_view(&name, view, self.cache.id)?;
+        Some(Arc::new(ViewTable::new(plan, Some(view.query.clone()))))
     }
 
     pub(crate) fn find(

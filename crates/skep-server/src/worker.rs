@@ -216,6 +216,7 @@ async fn open(config: &WorkerConfig, memory_limit: usize) -> Result<(RuntimeEnv,
         None => std::env::temp_dir().join("skep-partitions"),
     };
     let mut store = StoreConfig::new(directory);
+    store.protected_cache_bytes = config.protected_cache;
     if let Some(limit) = config.partition_memory_limit {
         store.memory_limit_bytes = limit;
         // Else each writer would keep more than all of them may.

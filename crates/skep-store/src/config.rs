@@ -13,7 +13,8 @@ pub struct StoreConfig {
     pub disk_limit_bytes: u64,
     /// Most bytes in memory, whatever the pool would give.
     pub memory_limit_bytes: usize,
-    /// Bytes of cached partitions that stay in memory when somebody needs memory.
+    /// Bytes of cached partitions that stay in memory when a query needs memory. Another table that
+    /// is being cached takes their place nevertheless.
     pub protected_cache_bytes: usize,
     /// Bytes that the store keeps when the one who needs memory could spill by itself.
     pub yield_floor_bytes: usize,

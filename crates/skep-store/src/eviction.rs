@@ -42,6 +42,8 @@ pub(super) struct Descriptor {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Decision {
     Spill(u64),
+    /// Not more than these bytes.
+    SpillSome(u64, usize),
     Drop(u64),
 }
 
@@ -55,7 +57,7 @@ pub(super) fn free_memory(
 ) -> Vec<Decision> {
     let is_open = |partition: &&Descriptor| match memory_decision(partition) {
         Some(Decision::Drop(_)) => writing.is_none() || partition.table.as_ref() != writing,
-        Some(Decision::Spill(_)) => true,
+        Some(Decision::Spill(_) | Decision::SpillSome(_, _)) => true,
         None => false,
     };
     let mut order: Vec<&Descriptor> = partitions.iter().filter(is_open).collect();
@@ -71,14 +73,27 @@ pub(super) fn free_memory(
         if freed >= needed {
             break;
         }
-        if partition.purpose == Purpose::Cached {
-            if cached_left <= protected_cache_bytes {
-                continue;
-            }
-            cached_left -= partition.memory_bytes;
+        let Some(decision) = memory_decision(partition) else { continue };
+        if partition.purpose == Purpose::Exchange {
+            freed += partition.memory_bytes;
+            decisions.push(decision);
+            continue;
         }
-        freed += partition.memory_bytes;
-        decisions.extend(memory_decision(partition));
+        let spare = cached_left.saturating_sub(protected_cache_bytes);
+        let (decision, bytes) = match decision {
+            // A part of it may go.
+            Decision::Spill(id) if partition.memory_bytes > spare => {
+                (Decision::SpillSome(id, spare), spare)
+            }
+            decision => (decision, partition.memory_bytes),
+        };
+        // One that goes as a whole stays if the share would suffer; a smaller one may fit.
+        if spare == 0 || bytes > spare {
+            continue;
+        }
+        cached_left -= bytes;
+        freed += bytes;
+        decisions.push(decision);
     }
     decisions
 }
@@ -135,7 +150,7 @@ mod tests {
         }
     }
 
-    use Decision::{Drop, Spill};
+    use Decision::{Drop, Spill, SpillSome};
     use Purpose::{Cached, Exchange};
 
     #[test]
@@ -161,6 +176,16 @@ mod tests {
         assert_eq!(free_memory(&all, 25, 0, None), [Spill(3), Spill(2), Spill(1)]);
         assert_eq!(free_memory(&all, 25, 10, None), [Spill(3), Spill(1)]);
         assert_eq!(free_memory(&all, 25, 20, None), [Spill(1)]);
+    }
+
+    #[test]
+    fn a_share_is_left_to_the_byte_or_to_the_whole_partition() {
+        let all = [partition(1, Cached, 10, 1), partition(2, Cached, 10, 2)];
+        assert_eq!(free_memory(&all, 100, 5, None), [Spill(1), SpillSome(2, 5)]);
+        assert_eq!(free_memory(&all, 100, 15, None), [SpillSome(1, 5)]);
+        let only = all.map(|of| Descriptor { level: StorageLevel::MemoryOnly, ..of });
+        assert_eq!(free_memory(&only, 100, 5, None), [Drop(1)]);
+        assert_eq!(free_memory(&only, 100, 15, None), []);
     }
 
     #[test]

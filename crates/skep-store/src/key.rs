@@ -32,6 +32,22 @@ pub enum PartitionKey {
     },
 }
 
+impl PartitionKey {
+    /// Returns who writes it, and as which of its outputs.
+    pub(super) fn writer(&self) -> (WriterKey, usize) {
+        match self {
+            Self::Exchange { query, stage, producer, attempt, partition } => {
+                let (query, stage, producer, attempt) = (*query, *stage, *producer, *attempt);
+                (WriterKey::Exchange { query, stage, producer, attempt }, *partition)
+            }
+            Self::Cached { table, epoch, partition } => {
+                let (table, epoch, partition) = (Arc::clone(table), *epoch, *partition);
+                (WriterKey::Cached { table, epoch, partition }, 0)
+            }
+        }
+    }
+}
+
 impl fmt::Display for PartitionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -42,8 +42,17 @@ struct Contents {
 
 #[derive(Debug)]
 enum Chunk {
-    Memory { held: Vec<Held>, bytes: usize, is_spilling: bool },
+    Memory {
+        held: Vec<Held>,
+        bytes: usize,
+        is_spilling: bool,
+    },
     Spilled(Extent),
+    /// Let go by its only reader.
+    Gone {
+        batches: u64,
+        rows: u64,
+    },
 }
 
 /// What a reader finds at a place.
@@ -51,7 +60,9 @@ enum Chunk {
 pub(super) enum Found {
     Batch(RecordBatch),
     Frame(Arc<SpillFile>, Extent),
+    /// There is another chunk.
     EndOfChunk,
+    /// There is no more, or not yet.
     EndOfPartition,
     Freed,
 }
@@ -170,15 +181,31 @@ impl Partition {
             None => Found::EndOfPartition,
             Some(Chunk::Memory { held, .. }) => match held.get(index) {
                 Some(held) => Found::Batch(held.batch.clone()),
-                None => Found::EndOfChunk,
+                None => contents.end_of(chunk),
             },
             Some(Chunk::Spilled(extent)) => match &contents.file {
                 Some(file) if index < extent.counts.batches as usize => {
                     Found::Frame(Arc::clone(file), *extent)
                 }
-                _ => Found::EndOfChunk,
+                _ => contents.end_of(chunk),
             },
+            Some(Chunk::Gone { .. }) => Found::Freed,
         }
+    }
+
+    /// Lets go of the batches of a chunk that are in memory: nobody will read them again.
+    pub(super) fn let_go(&self, chunk: usize) {
+        let mut contents = self.contents.lock();
+        let Some(content) = contents.chunks.get_mut(chunk) else { return };
+        // What is on its way to disk is left to whoever writes it.
+        let Chunk::Memory { bytes, is_spilling: false, .. } = content else { return };
+        let bytes = *bytes;
+        let (batches, rows) = content.counts();
+        let gone = std::mem::replace(content, Chunk::Gone { batches, rows });
+        contents.memory_bytes -= bytes;
+        // Batches go after the lock: giving memory back takes a lock of the pool.
+        drop(contents);
+        drop(gone);
     }
 
     /// Finds batch `start`: its chunk, its place there, and the rows before it in whole chunks.
@@ -240,6 +267,16 @@ impl Partition {
     }
 }
 
+impl Contents {
+    /// Says what comes behind the last batch of a chunk. The last chunk may still grow.
+    fn end_of(&self, chunk: usize) -> Found {
+        match chunk + 1 < self.chunks.len() {
+            true => Found::EndOfChunk,
+            false => Found::EndOfPartition,
+        }
+    }
+}
+
 impl Chunk {
     /// Returns batches and rows.
     fn counts(&self) -> (u64, u64) {
@@ -249,6 +286,7 @@ impl Chunk {
                 (held.len() as u64, rows)
             }
             Self::Spilled(extent) => (u64::from(extent.counts.batches), extent.counts.rows),
+            Self::Gone { batches, rows } => (*batches, *rows),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use datafusion::execution::memory_pool::MemoryPool;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::config::StoreConfig;
 use crate::error::{Error, Result};
@@ -68,6 +68,8 @@ pub(super) struct OpenWriter {
     pub(super) key: WriterKey,
     pub(super) outputs: Vec<Arc<Partition>>,
     pub(super) is_ended: AtomicBool,
+    /// What was sealed; none before. Sent anew with each batch that somebody may wait for.
+    pub(super) progress: watch::Sender<Option<Arc<[PartitionCounts]>>>,
 }
 
 impl PartitionStore {
@@ -101,7 +103,8 @@ impl PartitionStore {
         Ok(Self { inner })
     }
 
-    /// Opens a writer. What it writes can be read when it is sealed, not before.
+    /// Opens a writer. What it writes can be read when it is sealed; before that only by those who
+    /// ask for what is [growing](Self::read_growing).
     ///
     /// # Errors
     /// [`Error::QueryEnded`] for output of a query whose lease has ended, [`Error::InvalidOption`]
@@ -127,6 +130,7 @@ impl PartitionStore {
             key: spec.key,
             outputs,
             is_ended: AtomicBool::new(false),
+            progress: watch::Sender::new(None),
         });
         {
             let mut state = inner.state.lock();
@@ -161,6 +165,36 @@ impl PartitionStore {
         let sealed = sealed.clone();
         drop(state);
         Ok(PartitionReader::new(Arc::clone(&self.inner), sealed, start))
+    }
+
+    /// Reads a partition from its beginning while it is written, or when it is sealed.
+    ///
+    /// The stream ends well only after the partition was sealed, with all that is in it. If it never
+    /// is, the stream ends with [`Error::PartitionReleased`].
+    ///
+    /// # Errors
+    /// [`Error::PartitionNotFound`] if it is not here and nobody writes it.
+    pub fn read_growing(&self, key: &PartitionKey) -> Result<PartitionReader> {
+        let (writer, output) = key.writer();
+        let growing = {
+            let state = self.inner.state.lock();
+            let is_sealed = state.sealed.contains_key(key);
+            let mut open = state.writers.values().filter(|open| !is_sealed && open.key == writer);
+            let found = open.find_map(|open| {
+                let partition = open.outputs.get(output)?;
+                Some((Arc::clone(partition), open.progress.subscribe()))
+            });
+            found.inspect(|(partition, _)| {
+                partition.readers.fetch_add(1, Ordering::Relaxed);
+            })
+        };
+        match growing {
+            Some((partition, progress)) => {
+                let inner = Arc::clone(&self.inner);
+                Ok(PartitionReader::growing(inner, partition, output, progress))
+            }
+            None => self.read(key, 0),
+        }
     }
 
     /// Returns the counts of a sealed partition, or `None` if it is not here.
@@ -238,6 +272,8 @@ impl OpenWriter {
         for partition in &self.outputs {
             partition.free();
         }
+        // Those who wait for more find that there is none.
+        self.progress.send_modify(|_progress| {});
     }
 }
 
@@ -266,6 +302,8 @@ impl StoreInner {
             let partition = Arc::clone(partition);
             state.put(Sealed { partition, counts: counts.clone() });
         }
+        drop(state);
+        writer.progress.send_replace(Some(counts.into()));
         Ok(())
     }
 

@@ -27,6 +27,8 @@ pub(super) const ROUNDS: usize = 16;
 #[derive(Debug)]
 pub(super) enum Victim {
     Spill(Arc<Partition>),
+    /// Not more than these bytes.
+    SpillSome(Arc<Partition>, usize),
     Drop(Arc<Partition>),
 }
 
@@ -109,10 +111,16 @@ impl StoreInner {
 
     fn memory_victims(&self, needed: usize, writing: Option<&Arc<str>>) -> Vec<Victim> {
         let (descriptors, mut by_id) = self.describe_all();
-        eviction::free_memory(&descriptors, needed, self.config.protected_cache_bytes, writing)
+        // The share is protected from queries. Among cached tables the least recently used goes, or
+        // the first to be cached would stay for good.
+        let protected = if writing.is_some() { 0 } else { self.config.protected_cache_bytes };
+        eviction::free_memory(&descriptors, needed, protected, writing)
             .into_iter()
             .filter_map(|decision| match decision {
                 Decision::Spill(id) => by_id.remove(&id).map(Victim::Spill),
+                Decision::SpillSome(id, most) => {
+                    by_id.remove(&id).map(|partition| Victim::SpillSome(partition, most))
+                }
                 Decision::Drop(id) => by_id.remove(&id).map(Victim::Drop),
             })
             .collect()
@@ -151,16 +159,29 @@ impl StoreInner {
                     }
                 }
                 Victim::Spill(partition) => {
-                    for ticket in partition.begin_spill() {
-                        if freed >= enough {
-                            return Ok(());
-                        }
-                        freed += self.write_out(ticket)?;
-                    }
+                    freed += self.spill(&partition, enough - freed.min(enough), usize::MAX)?;
+                }
+                Victim::SpillSome(partition, most) => {
+                    freed += self.spill(&partition, enough - freed.min(enough), most)?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Writes chunks of a partition until `enough` bytes are free, and never more than `most`; returns
+    /// how many it freed.
+    fn spill(&self, partition: &Arc<Partition>, enough: usize, most: usize) -> Result<usize> {
+        let mut freed = 0_usize;
+        for ticket in partition.begin_spill() {
+            if freed >= enough {
+                break;
+            }
+            if freed.saturating_add(ticket.bytes) <= most {
+                freed += self.write_out(ticket)?;
+            }
+        }
+        Ok(freed)
     }
 
     /// Writes a chunk to its file; returns how many bytes of memory that let go of.
@@ -199,7 +220,7 @@ impl StoreInner {
     fn drop_cached_files(&self, needed: u64) {
         let (descriptors, by_id) = self.describe_all();
         for decision in eviction::free_disk(&descriptors, needed) {
-            let (Decision::Drop(id) | Decision::Spill(id)) = decision;
+            let (Decision::Drop(id) | Decision::Spill(id) | Decision::SpillSome(id, _)) = decision;
             if let Some(partition) = by_id.get(&id) {
                 self.drop_partition(partition);
             }

@@ -1,4 +1,11 @@
-//! Reading a sealed partition.
+//! Reading a sealed partition, or one that is still written.
+//!
+//! Who is the only one that will ever read a partition may let go of it on the way
+//! ([`PartitionReader::letting_go`]): then a writer and a reader of the same speed hold little,
+//! however much goes through.
+//!
+//! **Invariant:** a partition that is still written is looked at for its next batch only after the
+//! reader has taken note of how far its writer is: what comes later wakes it.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,6 +23,7 @@ use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt, ready};
+use tokio::sync::watch;
 
 use crate::error::{Error, Result};
 use crate::frame;
@@ -45,7 +53,31 @@ pub struct PartitionReader {
     loading: Option<BoxFuture<'static, Result<Frame>>>,
     /// Which batches of the partition are wanted, by their numbers; `None` for all.
     wanted: Option<Arc<[bool]>>,
+    /// Until it is known to be sealed.
+    growth: Option<Growth>,
+    lets_go: bool,
     is_done: bool,
+}
+
+/// How far the writer of a partition is.
+struct Growth {
+    output: usize,
+    progress: Progress,
+    /// The next news.
+    news: Option<BoxFuture<'static, Progress>>,
+}
+
+type Progress = watch::Receiver<Option<Arc<[PartitionCounts]>>>;
+
+impl Growth {
+    fn wait_for_news(&mut self) {
+        let mut progress = self.progress.clone();
+        self.news = Some(Box::pin(async move {
+            // A writer that is gone has freed the partition before.
+            let _is_there = progress.changed().await;
+            progress
+        }));
+    }
 }
 
 struct Frame {
@@ -71,6 +103,8 @@ impl PartitionReader {
             frame_memory: None,
             loading: None,
             wanted: None,
+            growth: None,
+            lets_go: false,
             is_done: false,
         }
     }
@@ -91,7 +125,32 @@ impl PartitionReader {
         self
     }
 
-    /// Returns what the whole partition has, whatever batch the reader began at.
+    /// Gives the memory of what was passed on back, as if it had never been there: nobody can read
+    /// it again, this reader's [`again`](Self::again) included. What lies on disk stays there until
+    /// the lease ends.
+    pub fn letting_go(mut self) -> Self {
+        self.lets_go = true;
+        self
+    }
+
+    /// Takes over a reader that the partition has counted already, and that may not be sealed yet.
+    pub(super) fn growing(
+        inner: Arc<StoreInner>,
+        partition: Arc<Partition>,
+        output: usize,
+        progress: Progress,
+    ) -> Self {
+        let key = partition.key.clone();
+        let counts = PartitionCounts { partition: key, batches: u64::MAX, rows: 0, bytes: 0 };
+        let growth = Growth { output, progress, news: None };
+        let sealed = Sealed { partition, counts };
+        let mut reader = Self::new(inner, sealed, 0);
+        reader.growth = Some(growth);
+        reader
+    }
+
+    /// Returns what the whole partition has, whatever batch the reader began at. Of one that is
+    /// still written nothing is known: it may have any number of batches.
     pub fn counts(&self) -> &PartitionCounts {
         &self.sealed.counts
     }
@@ -123,10 +182,17 @@ impl PartitionReader {
             if self.index == 0 && self.frame.is_empty() && self.skips_frame() {
                 continue;
             }
+            ready!(self.take_note(ctx));
             match self.sealed.partition.find(self.chunk, self.index) {
                 Found::Freed => return Poll::Ready(Err(self.released())),
-                Found::EndOfPartition => return Poll::Ready(self.check_complete().map(|()| None)),
+                Found::EndOfPartition => match &mut self.growth {
+                    Some(growth) => growth.wait_for_news(),
+                    None => return Poll::Ready(self.check_complete().map(|()| None)),
+                },
                 Found::EndOfChunk => {
+                    if self.lets_go {
+                        self.sealed.partition.let_go(self.chunk);
+                    }
                     self.chunk += 1;
                     self.index = 0;
                     self.frame_memory = None;
@@ -162,6 +228,21 @@ impl PartitionReader {
         self.rows_passed += rows;
         self.chunk += 1;
         true
+    }
+
+    /// Takes note of how far the writer is, if there may still be one.
+    fn take_note(&mut self, ctx: &mut Context<'_>) -> Poll<()> {
+        let Some(growth) = &mut self.growth else { return Poll::Ready(()) };
+        if let Some(news) = &mut growth.news {
+            growth.progress = ready!(news.as_mut().poll(ctx));
+            growth.news = None;
+        }
+        let sealed = growth.progress.borrow_and_update().clone();
+        if let Some(counts) = sealed.and_then(|all| all.get(growth.output).cloned()) {
+            self.sealed.counts = counts;
+            self.growth = None;
+        }
+        Poll::Ready(())
     }
 
     fn pass(&mut self, batch: RecordBatch) -> RecordBatch {

@@ -48,6 +48,8 @@ pub struct PartitionWriter {
     counts: Vec<PartitionCounts>,
     /// Bytes that the outputs have in memory, at most: others may have sent some to disk.
     own_bytes: usize,
+    /// Bytes that they may have there, even if there is more room.
+    most_bytes: Option<usize>,
     /// Whether an append was given up half-way: what it was to add is missing.
     is_torn: bool,
 }
@@ -64,7 +66,15 @@ impl PartitionWriter {
                 bytes: 0,
             })
             .collect();
-        Self { inner, open, schema, counts, own_bytes: 0, is_torn: false }
+        Self { inner, open, schema, counts, own_bytes: 0, most_bytes: None, is_torn: false }
+    }
+
+    /// Bounds what the outputs have in memory until they are sealed, even where there is more room:
+    /// what is beyond goes to disk. For what may be more than its reader takes in a long time.
+    ///
+    /// Units: bytes of batches; one more may come to it before the rest goes.
+    pub fn hold_at_most(&mut self, bytes: usize) {
+        self.most_bytes = Some(bytes);
     }
 
     /// Adds a batch to an output. Waits while memory is made free.
@@ -197,11 +207,21 @@ impl PartitionWriter {
         if !is_wanted || self.open.is_ended.load(Ordering::Relaxed) {
             return Err(Error::WriterEnded { writer: self.open.key.clone() });
         }
+        // To those who wait for it, if there are any.
+        if self.open.progress.receiver_count() > 0 {
+            self.open.progress.send_modify(|_progress| {});
+        }
         let counts = &mut self.counts[output];
         counts.batches += 1;
         counts.rows += rows;
         counts.bytes += bytes as u64;
-        if level == StorageLevel::DiskOnly && !self.fits_own_buffer(0) {
+        let most = match level {
+            StorageLevel::DiskOnly => Some(self.inner.config.write_buffer_bytes),
+            StorageLevel::MemoryAndDisk | StorageLevel::MemoryOnly => self.most_bytes,
+        };
+        if let Some(most) = most
+            && !self.fits(0, most)
+        {
             self.spill_own().await?;
         }
         Ok(())
@@ -217,7 +237,8 @@ impl PartitionWriter {
         let table = self.open.outputs[0].table().cloned();
         let needed = footprint.total;
         // Each writer has a little in any case, or one batch a frame would go to disk.
-        if level != StorageLevel::MemoryOnly && self.fits_own_buffer(needed) {
+        let buffer = self.inner.config.write_buffer_bytes;
+        if level != StorageLevel::MemoryOnly && self.fits(needed, buffer) {
             return Ok(ledger.hold(batch, footprint));
         }
         for _ in 0..ROUNDS {
@@ -241,14 +262,13 @@ impl PartitionWriter {
         Ok(ledger.hold(batch, footprint))
     }
 
-    /// Returns whether the writer has room for `needed` bytes in what it may always hold.
-    fn fits_own_buffer(&mut self, needed: usize) -> bool {
-        let buffer = self.inner.config.write_buffer_bytes;
-        if self.own_bytes + needed > buffer {
+    /// Returns whether the outputs have no more than `most` bytes in memory with `needed` more.
+    fn fits(&mut self, needed: usize, most: usize) -> bool {
+        if self.own_bytes + needed > most {
             // Asking all outputs is worth it only when the answer may have changed.
             self.own_bytes = self.open.outputs.iter().map(|output| output.sizes().0).sum();
         }
-        self.own_bytes + needed <= buffer
+        self.own_bytes + needed <= most
     }
 
     async fn spill_own(&mut self) -> Result<()> {

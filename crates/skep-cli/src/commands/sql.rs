@@ -107,6 +107,7 @@ fn engine_config(args: &Args) -> EngineConfig {
     EngineConfig {
         data_dir: args.data_dir.clone(),
         memory_limit: args.memory.map(memory_limit),
+        protected_cache: args.protected_cache.map_or(0, memory_limit),
         spill_dir: args.spill_dir.clone(),
         target_partitions: args.partitions,
         ..EngineConfig::default()

@@ -69,6 +69,10 @@ pub(crate) struct WorkerArgs {
     #[arg(long, env = "SKEP_PARTITION_MEMORY", value_name = "SIZE")]
     partition_memory: Option<Size>,
 
+    /// Memory of cached tables that tasks do not get, such as 512MB or 20% [default: none]
+    #[arg(long, env = "SKEP_PROTECTED_CACHE", value_name = "SIZE")]
+    protected_cache: Option<Size>,
+
     /// Put what tasks make here when memory is short [default: the system's temporary directory]
     #[arg(long, env = "SKEP_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -123,6 +127,7 @@ impl WorkerArgs {
         config.memory_limit = self.memory.map(memory_limit).or(config.memory_limit);
         let partition_memory = self.partition_memory.map(memory_limit);
         config.partition_memory_limit = partition_memory.or(config.partition_memory_limit);
+        config.protected_cache = self.protected_cache.map_or(config.protected_cache, memory_limit);
         config.data_dir = self.data_dir.clone().or(config.data_dir);
         let spill_dir = self.spill_dir.clone().or(config.spill_dir);
         config.spill_dir = spill_dir.or_else(|| config.data_dir.clone());

@@ -31,6 +31,11 @@ const STILL: &str = "SELECT d.name, count(*), max(f.pad) FROM \
                      JOIN dims d ON f.k = d.k GROUP BY d.name";
 const HELD: &str = "bucket/dims/part-1.csv";
 
+/// Its rows flow to the client while its tasks make them, until one stands still.
+const FLOWING: &str = "SELECT k, repeat(CAST(v AS VARCHAR), 200) AS pad FROM facts \
+                       WHERE k >= (SELECT min(k) FROM dims)";
+const HELD_FLOWING: &str = "bucket/facts/part-7.csv";
+
 /// Its tasks compute for minutes.
 const BUSY: &str = "SELECT a.k, max(sha512(CAST(a.v * b.v AS VARCHAR))) FROM facts a \
                     CROSS JOIN facts b GROUP BY a.k";
@@ -129,9 +134,14 @@ async fn become_late(client: Running) -> Instant {
 async fn one_try(cluster: &Cluster, server: &ObjectServer, query: &str, how: End) -> Duration {
     let asker = Asker::open(cluster, server, how).await;
     let before = cluster.spill_files();
-    let keeps = query == STILL;
-    if keeps {
-        server.hold(HELD);
+    let held = match query {
+        STILL => Some(HELD),
+        FLOWING => Some(HELD_FLOWING),
+        _ => None,
+    };
+    let keeps = held.is_some();
+    if let Some(file) = held {
+        server.hold(file);
     }
     let mark = format!("{how:?} {:?}", Instant::now());
     let client = asker.start(query.replacen("SELECT", &format!("SELECT /* {mark} */"), 1));
@@ -161,7 +171,9 @@ async fn one_try(cluster: &Cluster, server: &ObjectServer, query: &str, how: End
         tokio::task::yield_now().await;
     }
     let took = since.elapsed();
-    server.release(HELD);
+    if let Some(file) = held {
+        server.release(file);
+    }
     let state = format!("SELECT state, error_code FROM system.queries WHERE query = '{id}'");
     let wanted = match how {
         End::Late => ["failed", "deadline_exceeded"],
@@ -197,6 +209,16 @@ async fn a_statement_whose_client_is_killed_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_that_is_late_leaves_nothing() {
     nothing_is_left_in_time(STILL, End::Late).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_whose_rows_flow_leaves_nothing_when_it_is_dropped() {
+    nothing_is_left_in_time(FLOWING, End::Dropped).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_whose_rows_flow_leaves_nothing_when_it_is_late() {
+    nothing_is_left_in_time(FLOWING, End::Late).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

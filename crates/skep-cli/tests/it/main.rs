@@ -19,6 +19,7 @@ mod remote;
 mod role;
 mod roles;
 mod stdin;
+mod system_tables;
 mod task_settings;
 mod terminal;
 mod tls;

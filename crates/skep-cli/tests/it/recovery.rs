@@ -8,9 +8,10 @@ use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::time::Instant;
 
+use datafusion::arrow::array::RecordBatch;
 use datafusion::common::runtime::SpawnedTask;
 use futures::StreamExt;
-use skep_client::Client;
+use skep_client::{Client, Statement};
 use skep_engine::{Engine, EngineConfig, Session};
 use skep_testkit::cluster::{Signal, signal};
 use skep_testkit::object_server::ObjectServer;
@@ -273,7 +274,9 @@ async fn a_worker_killed_in_the_last_stage_costs_its_own_work() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_killed_while_rows_are_fetched_loses_and_doubles_none() {
     let (cluster, server) = (Cluster::start(4, 1, "").await, tables());
-    let statements = preamble(&server);
+    let mut statements = preamble(&server);
+    // Operators put small batches together up to this size.
+    statements.push("SET datafusion.execution.batch_size = 500".to_owned());
     let query = format!("{LAST} /* fetched */");
     let query = query.as_str();
     let mut expected = embedded_answer(&statements, query).await;
@@ -284,8 +287,9 @@ async fn a_worker_killed_while_rows_are_fetched_loses_and_doubles_none() {
     server.hold("bucket/facts/part-7.csv");
     let mut statement = client.execute(query).await.unwrap();
     let schema = statement.schema();
-    let first = statement.next().await.unwrap().unwrap();
-    assert!(first.num_rows() > 0);
+    let mut batches = Vec::new();
+    // Three tasks give all their 12,000 rows; the one that waits for the held file gives some too.
+    read_beyond(&mut statement, &mut batches, 12_000).await;
     let id = cluster.query_id("fetched").await;
     assert!(server.wait_for_requests("bucket/facts/part-7.csv", 1, PATIENCE));
     let running =
@@ -294,7 +298,6 @@ async fn a_worker_killed_while_rows_are_fetched_loses_and_doubles_none() {
     signal(cluster.worker(&victim).pid, Signal::Kill).unwrap();
     assert!(server.wait_for_requests("bucket/facts/part-7.csv", 2, PATIENCE));
     server.release("bucket/facts/part-7.csv");
-    let mut batches = vec![first];
     while let Some(batch) = statement.next().await {
         batches.push(batch.unwrap());
     }
@@ -303,6 +306,82 @@ async fn a_worker_killed_while_rows_are_fetched_loses_and_doubles_none() {
     expected.sort_unstable();
     assert!(answer == expected, "{} rows, not {}", answer.len(), expected.len());
     only_those_on_ran_again(&cluster.attempts(&id).await, &[&victim]);
+}
+
+/// Reads rows until there are more than so many.
+async fn read_beyond(statement: &mut Statement, batches: &mut Vec<RecordBatch>, row_count: usize) {
+    let mut count = 0;
+    while count <= row_count {
+        let next = tokio::time::timeout(PATIENCE, statement.next()).await;
+        let batch = next.unwrap_or_else(|_| panic!("{count} rows came")).unwrap().unwrap();
+        count += batch.num_rows();
+        batches.push(batch);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_while_sorted_rows_flow_loses_and_doubles_none() {
+    let mut cluster = Cluster::start(2, 1, "").await;
+    let server = tables();
+    let (_worker, victim, proxy) = worker_behind_a_proxy(&mut cluster);
+    let mut statements = preamble(&server);
+    statements.push("SET datafusion.execution.batch_size = 100".to_owned());
+    // Many rows have the same key, and all of them together are more than a task fetches ahead.
+    let query = "SELECT k, v, repeat(CAST(v AS VARCHAR), 1000) FROM facts ORDER BY k /* sorted */";
+    let mut expected = embedded_answer(&statements, query).await;
+    let client = Client::connect(&cluster.processes.url).await.unwrap();
+    for statement in &statements {
+        rows(&client, statement).await.unwrap();
+    }
+    proxy.hold_after(4 << 20);
+    let mut statement = client.execute(query).await.unwrap();
+    let schema = statement.schema();
+    let mut batches = Vec::new();
+    read_beyond(&mut statement, &mut batches, 500).await;
+    let id = cluster.query_id("sorted").await;
+    // The last stage, which runs here, stands still for want of that worker's rows.
+    let before = cluster.attempts(&id).await;
+    let last = before.last().unwrap_or_else(|| panic!("{before:#?}"));
+    assert_eq!((last.state.as_str(), last.worker.as_str()), ("running", "coordinator"));
+    signal(cluster.worker(&victim).pid, Signal::Kill).unwrap();
+    while let Some(batch) = statement.next().await {
+        batches.push(batch.unwrap());
+    }
+    let mut answer = render::rows(&schema, &batches).unwrap();
+    let key = |row: &Vec<String>| row[0].parse::<i64>().unwrap();
+    assert!(answer.is_sorted_by_key(key));
+    answer.sort_unstable();
+    expected.sort_unstable();
+    assert!(answer == expected, "{} rows, not {}", answer.len(), expected.len());
+    let after = cluster.attempts(&id).await;
+    let is_last = |row: &&TaskRow| row.stage == last.stage;
+    let states: Vec<_> = after.iter().filter(is_last).map(|row| row.state.as_str()).collect();
+    assert_eq!(states, ["cancelled", "sealed"], "{after:#?}");
+}
+
+/// Starts a worker that others reach through a proxy, and returns its name. Its own control stream
+/// goes another way.
+fn worker_behind_a_proxy(cluster: &mut Cluster) -> (Role, String, Proxy) {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let proxy = Proxy::start(port.to_string()).unwrap();
+    let worker = Role::start(&[
+        "worker",
+        "--coordinator",
+        &cluster.processes.url,
+        "--listen",
+        &port.to_string(),
+        "--advertise",
+        proxy.address(),
+        "--slots",
+        "1",
+        "--memory",
+        "512MiB",
+        "--exit-with-stdin",
+    ]);
+    let line = worker.line();
+    let id = format!("w{}", line.split(' ').nth(1).unwrap().trim_start_matches('w'));
+    cluster.add_worker(&line);
+    (worker, id, proxy)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -384,26 +463,7 @@ async fn two_workers_killed_in_a_row_are_recovered() {
 async fn a_worker_that_others_cannot_reach_is_given_up() {
     let mut cluster = Cluster::start(3, 1, "").await;
     let server = tables();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let proxy = Proxy::start(port.to_string()).unwrap();
-    // The others reach it through the proxy; its own control stream goes another way.
-    let worker = Role::start(&[
-        "worker",
-        "--coordinator",
-        &cluster.processes.url,
-        "--listen",
-        &port.to_string(),
-        "--advertise",
-        proxy.address(),
-        "--slots",
-        "1",
-        "--memory",
-        "512MiB",
-        "--exit-with-stdin",
-    ]);
-    let line = worker.line();
-    let id = format!("w{}", line.split(' ').nth(1).unwrap().trim_start_matches('w'));
-    cluster.add_worker(&line);
+    let (_worker, id, proxy) = worker_behind_a_proxy(&mut cluster);
     let held = Held::start(&cluster, &server, JOINED, "dims/part-1.csv").await;
     held.only_running().await;
     let attempts = held.cluster.attempts(&held.id).await;

@@ -95,7 +95,8 @@ pub fn decode_stage(program: &[u8], context: &TaskContext) -> Result<DecodedStag
         OutputKind::Merge => Output::Merge,
         OutputKind::Broadcast => Output::Broadcast,
         OutputKind::Forward => Output::Forward,
-        OutputKind::Result => Output::Result,
+        OutputKind::Result => Output::Result { in_order: false },
+        OutputKind::ResultInOrder => Output::Result { in_order: true },
     };
     Ok(DecodedStage { plan, output, task_count: narrow(program.task_count)? })
 }
@@ -120,7 +121,8 @@ pub(crate) fn write(
         Output::Merge => OutputKind::Merge,
         Output::Broadcast => OutputKind::Broadcast,
         Output::Forward => OutputKind::Forward,
-        Output::Result => OutputKind::Result,
+        Output::Result { in_order: false } => OutputKind::Result,
+        Output::Result { in_order: true } => OutputKind::ResultInOrder,
     };
     let task_count = wide(task_count);
     let program = Program { plan: Some(plan), output: output.into(), partitioning, task_count };
@@ -136,8 +138,11 @@ pub(super) fn difference(stage: &Stage, decoded: &DecodedStage) -> Option<String
     if decoded.plan.schema() != stage.plan.schema() {
         return Some(format!("{} is not {}", decoded.plan.schema(), stage.plan.schema()));
     }
-    if decoded.output.to_string() != stage.output.to_string() {
-        return Some(format!("{} is not {}", decoded.output, stage.output));
+    let is_in_order = |output: &Output| matches!(output, Output::Result { in_order: true });
+    if decoded.output.to_string() != stage.output.to_string()
+        || is_in_order(&decoded.output) != is_in_order(&stage.output)
+    {
+        return Some(format!("{:?} is not {:?}", decoded.output, stage.output));
     }
     let mut pairs = vec![(&stage.plan, &decoded.plan)];
     while let Some((before, after)) = pairs.pop() {

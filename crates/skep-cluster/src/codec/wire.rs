@@ -42,6 +42,7 @@ pub(super) enum OutputKind {
     Broadcast = 3,
     Forward = 4,
     Result = 5,
+    ResultInOrder = 6,
 }
 
 /// What an extension node of a plan holds; its inputs are the node's own.

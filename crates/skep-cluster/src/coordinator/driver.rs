@@ -75,7 +75,7 @@ pub(crate) struct Submission {
     pub(crate) text: Option<Arc<str>>,
     /// Whether the figures of all operators are wanted in the end.
     pub(crate) keeps_operators: bool,
-    /// Where news of it goes. Bounded by what there can be: two notices for each attempt of a
+    /// Where news of it goes. Bounded by what there can be: three notices for each attempt of a
     /// result task, and the end.
     pub(crate) notices: mpsc::UnboundedSender<Notice>,
 }
@@ -83,6 +83,13 @@ pub(crate) struct Submission {
 /// News of a query, for whoever reads its result.
 #[derive(Debug)]
 pub(crate) enum Notice {
+    /// A result partition is being made, and may be read as it is.
+    Begun {
+        /// Which.
+        result: TaskAttempt,
+        /// Where it is; `None` is here.
+        address: Option<String>,
+    },
     /// A result partition can be read.
     Ready {
         /// Which.
@@ -400,7 +407,14 @@ impl Driver {
                     self.send(site, Command::Release(outputs));
                 }
                 Action::DropQuery { site, query } => self.send(site, Command::DropQuery(query)),
-                Action::ResultReady { result, site, rows } => self.result_ready(result, site, rows),
+                Action::ResultBegun { result, site } => {
+                    let address = self.address_of(site);
+                    self.notify(result.task.query, Notice::Begun { result, address });
+                }
+                Action::ResultReady { result, site, rows } => {
+                    let address = self.address_of(site);
+                    self.notify(result.task.query, Notice::Ready { result, address, rows });
+                }
                 Action::ResultWithdrawn { result } => {
                     self.notify(result.task.query, Notice::Withdrawn { result });
                 }
@@ -421,8 +435,9 @@ impl Driver {
         }
     }
 
-    fn result_ready(&mut self, result: TaskAttempt, site: Site, rows: u64) {
-        let address = match site {
+    /// Returns where the outputs of a site are read; `None` is here.
+    fn address_of(&self, site: Site) -> Option<String> {
+        match site {
             Site::Coordinator => None,
             // A worker that is cut off for a moment has an address all the same.
             Site::Worker(life) => match self.connections.address(life) {
@@ -433,8 +448,7 @@ impl Driver {
                     .worker(life.worker)
                     .map(|worker| worker.registration.data_address.clone()),
             },
-        };
-        self.notify(result.task.query, Notice::Ready { result, address, rows });
+        }
     }
 
     fn finish(&mut self, query: QueryId) {

@@ -35,7 +35,7 @@ use super::result::{Lease, ResultReader};
 use crate::codec;
 use crate::ids::QueryId;
 use crate::scheduler::{QuerySettings, StagePlace};
-use crate::stage_planner::{self, Place, Remake, StageOptions, StagePlan, StagePlanner};
+use crate::stage_planner::{self, Place, Resume, StageOptions, StagePlan, StagePlanner};
 use crate::worker::StageProgram;
 
 /// Runs plans on the workers of a coordinator.
@@ -75,8 +75,8 @@ impl ClusterExecutor {
             return Ok(Route::Here("nothing in it is for workers".to_owned()));
         }
         if stages.stages.len() == 1 && flows(plan) {
-            // An output is read when it is whole. Rows that nothing gathers can do better: they
-            // flow, however many there are, and stop when the client does.
+            // What workers make is kept until it is read. Rows that nothing gathers can do better:
+            // they are made no faster than the client takes them.
             return Ok(Route::Here("its rows flow as they are read".to_owned()));
         }
         let bound = self.shared.options.small_query_bytes;
@@ -132,9 +132,14 @@ impl ClusterExecutor {
         };
         let fetcher = shared.fetcher.for_task(context.memory_pool());
         let shape = (result.plan.schema(), result.task_count);
-        let is_repeatable = stage_planner::remakes(&stages.stages).last() == Some(&Remake::Same);
+        let resume = match stage_planner::resume(&stages.stages) {
+            // Where its last key has more rows than can be remembered, the output must be one that
+            // is not lost once it is sealed.
+            Resume::Sorted(_) if place(result, true) == StagePlace::Workers => Resume::Never,
+            resume => resume,
+        };
         let lease = Lease::new(Arc::clone(shared), query, deadline);
-        let reader = ResultReader::new(lease, shape, is_repeatable, inbox, fetcher);
+        let reader = ResultReader::new(lease, shape, resume, inbox, fetcher);
         let sent = shared.requests.send(Request::Submit(Box::new(submission))).await;
         sent.map_err(|_ended| Error::Cancelled)?;
         Ok(reader)

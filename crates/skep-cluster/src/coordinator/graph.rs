@@ -69,7 +69,9 @@ fn output_kind(output: &Output) -> OutputKind {
             OutputKind::Hashed { partition_count: output.partition_count() }
         }
         Output::Broadcast => OutputKind::Broadcast,
-        Output::Gather | Output::Merge | Output::Forward | Output::Result => OutputKind::Whole,
+        Output::Gather | Output::Merge | Output::Forward | Output::Result { .. } => {
+            OutputKind::Whole
+        }
     }
 }
 

@@ -9,7 +9,8 @@
 //! - [`local_queries`]: what runs in this very process, for those who look.
 //! - [`owners`]: whose queries are whose.
 //! - [`graph`]: a query's stages as the scheduler sees them.
-//! - [`result`]: reads the last stage's outputs, and starts over where one is lost.
+//! - [`result`]: reads the last stage's outputs, and goes on where one is lost.
+//! - [`ties`]: what has to be known of sorted rows for that.
 //!
 //! **Invariant:** nobody but the driver touches the scheduler, and the driver waits for nobody: what
 //! it sends goes into bounded queues, and a worker whose queue is full is cut off.
@@ -27,6 +28,7 @@ pub mod options;
 mod owners;
 pub mod result;
 pub mod system_tables;
+mod ties;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -105,7 +107,10 @@ impl Coordinator {
         fetcher: Arc<dyn Fetcher>,
     ) -> Self {
         let (requests, inbox) = mpsc::channel(options.request_queue_length.max(1));
-        let runner = RunnerConfig::new(options.scheduler.coordinator_slot_count);
+        let runner = RunnerConfig {
+            result_memory_bytes: Some(options.result_memory_bytes),
+            ..RunnerConfig::new(options.scheduler.coordinator_slot_count)
+        };
         let (site, reports) = TaskRunner::new(
             runner,
             store.clone(),

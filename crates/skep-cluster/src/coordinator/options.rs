@@ -22,6 +22,9 @@ pub struct CoordinatorOptions {
     pub tick: Duration,
     /// Bytes of files below which a scan is not split further. Units: bytes in the files.
     pub min_scan_bytes_per_task: u64,
+    /// Most bytes of one query's result that wait in the coordinator's memory for a client that is
+    /// slower than the query; the rest waits on disk.
+    pub result_memory_bytes: usize,
     /// A query that reads no more than this runs on the coordinator, in one process. Units: bytes in
     /// the files.
     pub small_query_bytes: u64,
@@ -37,6 +40,7 @@ impl Default for CoordinatorOptions {
             command_queue_length: 4096,
             tick: Duration::from_millis(500),
             min_scan_bytes_per_task: 1024 * 1024,
+            result_memory_bytes: 32 << 20,
             small_query_bytes: 256 * 1024,
         }
     }

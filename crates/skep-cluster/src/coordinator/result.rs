@@ -1,10 +1,17 @@
-//! Reads the outputs of a query's last stage, and starts over where one is lost.
+//! Reads the outputs of a query's last stage, and goes on where one is lost.
 //!
 //! Rows that were passed on cannot be taken back. An output that was being passed on when its worker
-//! died is made again, and reading goes on behind the rows that were passed on already; that is
-//! right only if it has the same rows in the same order every time. Where it may not have (it read
-//! several producers, whose rows come in any order, or sorted with ties), the whole output is first brought into the
-//! coordinator's own store, and passed on from there.
+//! died is made again, and reading goes on behind the rows that were passed on already. That is
+//! right if it has the same rows in the same order every time ([`Resume::Exact`]), or if it is sorted
+//! and what was passed on of the last key is remembered ([`Resume::Sorted`], [`super::ties`]). Any
+//! other output is first brought whole into the coordinator's own store, and passed on from there.
+//!
+//! An output that can be gone on with is read while it is still made: its rows flow. If that fails,
+//! nothing is lost but time: it is read again when it is sealed, or when the next attempt begins.
+//!
+//! What lies in the coordinator's own store has no other reader, who lets go of it on the way; and
+//! those who write it there hold little in memory (`result_memory_bytes`). So the memory of a result
+//! is bounded, however long it is and however slow its client.
 //!
 //! **Invariant:** a row is passed on once. The stream ends well only after the scheduler said that
 //! the query has finished and all rows of all outputs were passed on.
@@ -12,6 +19,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
@@ -27,11 +35,21 @@ use tracing::debug;
 use super::Shared;
 use super::driver::{Notice, Request, TaskOperators};
 use super::failure::failure_error;
+use super::ties::{Differs, Ties};
 use crate::error::Error;
 use crate::exchange::fetch::{FetchFailure, FetchStream, RemoteOutput, TaskFetcher};
 use crate::ids::{Attempt, QueryId};
 use crate::scheduler::{CancelCause, Event, FetchFault, QueryFailure, TaskAttempt};
+use crate::stage_planner::Resume;
 use crate::store::{PartitionKey, Readers, StorageLevel, WriterKey, WriterSpec};
+
+/// For how long an output is not looked for that was not there yet; each time twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
+/// How much is remembered of rows with the same key, at most. Where there are more of them, rows
+/// flow again when the output is sealed.
+const MAX_TIES_BYTES: usize = 8 << 20;
 
 /// Reads the result of one query. Dropped before its end, it cancels the query.
 #[derive(Debug)]
@@ -40,14 +58,22 @@ pub(super) struct ResultReader {
     schema: SchemaRef,
     fetcher: Arc<dyn TaskFetcher>,
     notices: mpsc::UnboundedReceiver<Notice>,
-    /// Whether each output has the same rows in the same order whenever it is made.
-    is_repeatable: bool,
+    /// How an output is gone on with that is made again.
+    resume: Resume,
+    /// What that takes, if the output is sorted.
+    ties: Option<Ties>,
+    /// Whether rows were passed on that `ties` does not know of.
+    is_settled: bool,
     /// By result partition: rows passed on so far.
     passed: Vec<u64>,
+    /// By result partition: whether all of it is here, or has been passed on.
+    is_fetched: Vec<bool>,
     /// Outputs that can be read, in the order in which they became ready.
     ready: VecDeque<Output>,
     /// The output that is read just now; none once it is withdrawn.
     current: Option<TaskAttempt>,
+    /// Its rows, once it is sealed.
+    current_rows: Option<u64>,
     reading: Option<Reading>,
     brought_count: u32,
     is_finished: bool,
@@ -59,7 +85,10 @@ pub(super) struct ResultReader {
 struct Output {
     result: TaskAttempt,
     address: Option<String>,
-    rows: u64,
+    /// Its rows, once it is sealed.
+    rows: Option<u64>,
+    /// How often it was looked for in vain while it was said to be made.
+    tries: u32,
 }
 
 /// An output that is being passed on.
@@ -133,19 +162,27 @@ impl ResultReader {
     pub(super) fn new(
         lease: Lease,
         (schema, partition_count): (SchemaRef, usize),
-        is_repeatable: bool,
+        resume: Resume,
         notices: mpsc::UnboundedReceiver<Notice>,
         fetcher: Arc<dyn TaskFetcher>,
     ) -> Self {
+        let ties = match &resume {
+            Resume::Sorted(order) => Ties::new(&schema, order.clone(), MAX_TIES_BYTES),
+            Resume::Exact | Resume::Never => None,
+        };
         Self {
             lease,
             schema,
             fetcher,
             notices,
-            is_repeatable,
+            resume,
+            ties,
+            is_settled: false,
             passed: vec![0; partition_count],
+            is_fetched: vec![false; partition_count],
             ready: VecDeque::new(),
             current: None,
+            current_rows: None,
             reading: None,
             brought_count: 0,
             is_finished: false,
@@ -193,15 +230,19 @@ impl ResultReader {
     /// Waits for an output to read; `None` when the query has finished.
     async fn begin(&mut self) -> Result<Option<Reading>> {
         loop {
-            while let Some(output) = self.ready.pop_front() {
+            while let Some(output) = self.next_ready() {
                 self.current = Some(output.result);
-                let is_lent = output.address.is_none() || self.is_repeatable;
+                self.current_rows = output.rows;
+                let is_lent = output.address.is_none() || self.resume == Resume::Exact;
                 let batches = match is_lent {
                     true => Ok(self.open(&output)),
                     false => self.bring(&output).await?,
                 };
                 match batches {
                     Ok(batches) => {
+                        if let Some(ties) = &mut self.ties {
+                            ties.begin();
+                        }
                         return Ok(Some(Reading { output, batches, rows: 0, is_lent }));
                     }
                     Err(end) => self.end(&output, end).await?,
@@ -213,6 +254,12 @@ impl ResultReader {
             let notice = self.notices.recv().await;
             self.take(notice)?;
         }
+    }
+
+    /// Returns the next output to read: one that is whole, or else one that is still made.
+    fn next_ready(&mut self) -> Option<Output> {
+        let sealed = self.ready.iter().position(|output| output.rows.is_some());
+        self.ready.remove(sealed.unwrap_or(0))
     }
 
     /// Passes on the next batch of an output; `None` if that output ended.
@@ -232,29 +279,29 @@ impl ResultReader {
             };
             let batch = match next {
                 Some(Ok(batch)) => batch,
+                Some(Err(failure)) if reading.is_lent && self.current_rows.is_none() => {
+                    self.look_again(reading.output, failure).await?;
+                    return Ok(None);
+                }
                 Some(Err(failure)) => {
                     self.end(&reading.output, End::Failed(failure)).await?;
                     return Ok(None);
                 }
-                None => {
-                    check_rows(&reading.output, reading.rows)?;
-                    if reading.is_lent {
-                        self.end(&reading.output, End::Complete).await?;
-                    }
+                None if reading.is_lent => {
+                    self.complete(&reading.output, reading.rows).await?;
                     return Ok(None);
                 }
+                None => return Ok(None),
             };
-            let before = reading.rows;
-            reading.rows += batch.num_rows() as u64;
-            let partition = reading.output.result.task.partition;
-            // Passed on before its worker was lost.
-            let known = self.passed[partition].saturating_sub(before);
-            if batch.num_rows() == 0 || known >= batch.num_rows() as u64 {
+            let fresh = self.fresh(&mut reading, batch)?;
+            if fresh.num_rows() == 0 {
                 continue;
             }
-            let skipped = usize::try_from(known).unwrap_or(usize::MAX);
-            let fresh = batch.slice(skipped, batch.num_rows() - skipped);
-            self.passed[partition] = reading.rows;
+            if !self.can_pass(&fresh).await? {
+                self.end(&reading.output, End::Withdrawn).await?;
+                return Ok(None);
+            }
+            self.passed[reading.output.result.task.partition] += fresh.num_rows() as u64;
             if reading.is_lent {
                 // Said before the rows are gone.
                 let (result, rows) = (reading.output.result, reading.rows);
@@ -265,9 +312,74 @@ impl ResultReader {
         }
     }
 
+    /// Returns those of the next rows of an output that were not passed on before.
+    fn fresh(&mut self, reading: &mut Reading, batch: RecordBatch) -> Result<RecordBatch> {
+        let before = reading.rows;
+        reading.rows += batch.num_rows() as u64;
+        if let Some(ties) = &mut self.ties {
+            let fresh = ties.fresh(batch, before)?;
+            return fresh.map_err(|Differs| has_left());
+        }
+        // Passed on before its worker was lost.
+        let known = self.passed[reading.output.result.task.partition].saturating_sub(before);
+        let known = usize::try_from(known).unwrap_or(usize::MAX).min(batch.num_rows());
+        Ok(batch.slice(known, batch.num_rows() - known))
+    }
+
+    /// Makes sure that reading can go on behind these rows, if need be by waiting until the output
+    /// cannot be lost any more. Returns whether the output is still there.
+    async fn can_pass(&mut self, fresh: &RecordBatch) -> Result<bool> {
+        let Some(ties) = &mut self.ties else { return Ok(true) };
+        if self.current_rows.is_none() && !self.is_settled && ties.try_pass(fresh)? {
+            return Ok(true);
+        }
+        let is_there = self.wait_until_sealed().await?;
+        self.is_settled |= is_there;
+        Ok(is_there)
+    }
+
+    /// Waits until the output that is read is sealed. Returns whether it was, and not withdrawn.
+    async fn wait_until_sealed(&mut self) -> Result<bool> {
+        while self.current_rows.is_none() && self.current.is_some() {
+            let notice = self.notices.recv().await;
+            self.take(notice)?;
+        }
+        Ok(self.current.is_some())
+    }
+
+    /// Ends the reading of an output of which all rows came.
+    async fn complete(&mut self, output: &Output, rows: u64) -> Result<()> {
+        // Its last row may come before the word that it is sealed.
+        if !self.wait_until_sealed().await? {
+            return self.end(output, End::Withdrawn).await;
+        }
+        check_rows(output, self.current_rows, rows)?;
+        self.end(output, End::Complete).await
+    }
+
+    /// Waits for an output that could not be read while it is made: a moment if it has not begun,
+    /// until it is sealed if its site cannot be reached.
+    async fn look_again(&mut self, output: Output, failure: FetchFailure) -> Result<()> {
+        debug!(result = %output.result, error = %failure, "result output is not read yet");
+        if failure.fault == FetchFault::Missing {
+            let pause = FIRST_PAUSE * 2_u32.saturating_pow(output.tries);
+            tokio::select! {
+                notice = self.notices.recv() => self.take(notice)?,
+                () = tokio::time::sleep(pause.min(LONGEST_PAUSE)) => {}
+            }
+        }
+        let is_wanted = self.current.take().is_some();
+        if is_wanted && (failure.fault == FetchFault::Missing || self.current_rows.is_some()) {
+            let tries = output.tries.saturating_add(1);
+            self.ready.push_back(Output { rows: self.current_rows, tries, ..output });
+        }
+        Ok(())
+    }
+
     /// Begins to read an output where it is.
     fn open(&self, output: &Output) -> FetchStream {
-        let Output { result, address, .. } = output;
+        let Output { result, address, rows, .. } = output;
+        let is_growing = rows.is_none();
         match address {
             Some(address) => {
                 let wanted = RemoteOutput {
@@ -275,6 +387,7 @@ impl ResultReader {
                     producer: *result,
                     output: 0,
                     start_batch: 0,
+                    is_growing,
                 };
                 self.fetcher.open(wanted, Arc::clone(&self.schema))
             }
@@ -285,15 +398,16 @@ impl ResultReader {
                     producer: result.task.partition,
                     attempt: result.attempt,
                 };
-                self.open_here(&key.output(0))
+                self.open_here(&key.output(0), is_growing)
             }
         }
     }
 
-    fn open_here(&self, key: &PartitionKey) -> FetchStream {
+    fn open_here(&self, key: &PartitionKey, is_growing: bool) -> FetchStream {
         let missing = |error| FetchFailure { fault: FetchFault::Missing, error };
-        match self.lease.shared.store.read(key, 0) {
-            Ok(reader) => reader.map(move |batch| batch.map_err(missing)).boxed(),
+        let store = &self.lease.shared.store;
+        match if is_growing { store.read_growing(key) } else { store.read(key, 0) } {
+            Ok(reader) => reader.letting_go().map(move |batch| batch.map_err(missing)).boxed(),
             Err(error) => futures::stream::iter([Err(missing(error))]).boxed(),
         }
     }
@@ -314,6 +428,7 @@ impl ResultReader {
             level: StorageLevel::MemoryAndDisk,
         };
         let mut writer = self.lease.shared.store.writer(spec)?;
+        writer.hold_at_most(self.lease.shared.options.result_memory_bytes);
         let mut batches = self.open(output);
         let mut rows = 0;
         loop {
@@ -337,24 +452,28 @@ impl ResultReader {
                 None => break,
             }
         }
-        check_rows(output, rows)?;
+        check_rows(output, output.rows, rows)?;
         writer.seal().await?;
         self.end(output, End::Complete).await?;
-        Ok(Ok(self.open_here(&key.output(0))))
+        Ok(Ok(self.open_here(&key.output(0), false)))
     }
 
     async fn end(&mut self, output: &Output, end: End) -> Result<()> {
         self.current = None;
         let Output { result, .. } = output;
-        let has_left = self.passed[result.task.partition] > 0;
-        if has_left && !self.is_repeatable && !matches!(end, End::Complete) {
+        let has_passed = self.passed[result.task.partition] > 0;
+        let can_go_on = self.resume == Resume::Exact || (self.ties.is_some() && !self.is_settled);
+        if has_passed && !can_go_on && !matches!(end, End::Complete) {
             let query = result.task.query;
             let cancel = Event::Cancel { query, cause: CancelCause::Unwanted };
             self.tell(cancel).await?;
-            return Err(failure_error(QueryFailure::rows_have_left()).into());
+            return Err(has_left());
         }
         match end {
-            End::Complete => self.tell(Event::ResultFetched { result: *result }).await,
+            End::Complete => {
+                self.is_fetched[result.task.partition] = true;
+                self.tell(Event::ResultFetched { result: *result }).await
+            }
             End::Withdrawn => Ok(()),
             End::Failed(FetchFailure { fault, error }) => {
                 debug!(%result, %error, "result output is not read");
@@ -366,8 +485,29 @@ impl ResultReader {
 
     fn take(&mut self, notice: Option<Notice>) -> Result<()> {
         match notice {
+            // Made again by those who had not heard yet that it was fetched.
+            Some(Notice::Begun { result, .. } | Notice::Ready { result, .. })
+                if self.is_fetched.get(result.task.partition) == Some(&true) => {}
+            Some(Notice::Begun { result, address }) => {
+                let flows = match self.resume {
+                    Resume::Exact => true,
+                    // Only what is made here stays where it is once it is sealed.
+                    Resume::Sorted(_) => self.ties.is_some() && address.is_none(),
+                    Resume::Never => false,
+                };
+                if flows {
+                    self.ready.push_back(Output { result, address, rows: None, tries: 0 });
+                }
+            }
             Some(Notice::Ready { result, address, rows }) => {
-                self.ready.push_back(Output { result, address, rows });
+                let rows = Some(rows);
+                if self.current == Some(result) {
+                    self.current_rows = rows;
+                } else if let Some(known) = self.ready.iter_mut().find(|it| it.result == result) {
+                    known.rows = rows;
+                } else {
+                    self.ready.push_back(Output { result, address, rows, tries: 0 });
+                }
             }
             Some(Notice::Withdrawn { result }) => {
                 self.ready.retain(|output| output.result != result);
@@ -393,15 +533,24 @@ impl ResultReader {
     }
 }
 
+/// Rows that were passed on would have to be taken back.
+fn has_left() -> DataFusionError {
+    failure_error(QueryFailure::rows_have_left()).into()
+}
+
 /// The driver is gone, which happens when the process ends.
 fn ended() -> DataFusionError {
     DataFusionError::from(skep_engine::Error::Cancelled)
 }
 
-fn check_rows(output: &Output, rows: u64) -> Result<()> {
-    if rows == output.rows {
+fn check_rows(output: &Output, sealed: Option<u64>, rows: u64) -> Result<()> {
+    if sealed == Some(rows) {
         return Ok(());
     }
-    let message = format!("{} rows of {} were read, not {}", rows, output.result, output.rows);
+    let message = format!("{rows} rows of {} were read, not {sealed:?}", output.result);
     Err(Error::internal(message).into())
 }
+
+#[cfg(test)]
+#[path = "result_test.rs"]
+mod tests;

@@ -1,4 +1,4 @@
-//! Reading sealed outputs of other sites: what a task sees of it.
+//! Reading outputs of other sites: what a task sees of it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use futures::stream::BoxStream;
 use crate::error::Error;
 use crate::scheduler::{FetchFault, TaskAttempt};
 
-/// One sealed output somewhere else.
+/// One output somewhere else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteOutput {
     /// HOST:PORT of the site that keeps it.
@@ -22,6 +22,9 @@ pub struct RemoteOutput {
     pub output: usize,
     /// The first batch wanted, from 0.
     pub start_batch: u64,
+    /// Whether it is read also while it is still written, from its beginning. Its batches come as
+    /// they are made; its end comes when it is sealed.
+    pub is_growing: bool,
 }
 
 /// Who is told, at most once, that all of an output has come.

@@ -100,6 +100,8 @@ struct Slot {
     is_ended: bool,
     /// Set if it is filled ahead of its consumer, until all has come.
     arrival: Option<Arrival>,
+    /// Whether its next batch may have to be made first.
+    is_growing: bool,
 }
 
 impl Link {
@@ -123,6 +125,7 @@ impl Link {
             is_waiting: false,
             is_ended: false,
             arrival,
+            is_growing: output.is_growing,
         };
         state.slots.insert(slot, opened);
         drop(state);
@@ -299,7 +302,8 @@ impl Link {
     pub(super) fn is_stalled(&self, limit: Duration) -> bool {
         let state = self.state.lock();
         let is_long_ago = state.last_asked.is_some_and(|asked| asked.elapsed() >= limit);
-        is_long_ago && state.slots.values().any(|slot| !slot.is_ended && slot.credit.is_asked())
+        let is_due = |slot: &Slot| !slot.is_ended && !slot.is_growing && slot.credit.is_asked();
+        is_long_ago && state.slots.values().any(is_due)
     }
 }
 

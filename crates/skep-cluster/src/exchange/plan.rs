@@ -12,7 +12,8 @@
 //! with another version of DataFusion may not agree; builds are never mixed in one cluster.
 //!
 //! **Invariant:** the rows of one output of one producer task are read in the order in which they
-//! were written. Nothing else is promised about order, but where each producer is read apart.
+//! were written. Nothing else is promised about order, but where each producer is read apart, and
+//! in a stage of the result that reads them one after the other.
 //!
 //! **Invariant:** an [`ExchangeReadExec`] claims the order, constants and partitioning that its
 //! exchange keeps, and no other: its properties are those of the DataFusion operator that would
@@ -69,7 +70,11 @@ pub enum Output {
     /// One output per task, read by the one task that stands in the same place.
     Forward,
     /// The rows are the query's answer.
-    Result,
+    Result {
+        /// Whether each task reads the tasks of a producer one after the other, for the same rows
+        /// in the same order every time.
+        in_order: bool,
+    },
 }
 
 impl Output {
@@ -89,7 +94,8 @@ impl Output {
             }
             Self::RoundRobin { partitions } => Some(Partitioning::RoundRobinBatch(*partitions)),
             Self::Range(range) => Some(Partitioning::Range(range.clone())),
-            Self::Gather | Self::Merge | Self::Broadcast | Self::Forward | Self::Result => None,
+            Self::Gather | Self::Merge | Self::Broadcast | Self::Forward => None,
+            Self::Result { .. } => None,
         }
     }
 
@@ -122,7 +128,7 @@ impl fmt::Display for Output {
             Self::Merge => write!(f, "merge"),
             Self::Broadcast => write!(f, "broadcast"),
             Self::Forward => write!(f, "forward"),
-            Self::Result => write!(f, "result"),
+            Self::Result { .. } => write!(f, "result"),
         }
     }
 }
@@ -173,7 +179,8 @@ pub struct ExchangePart {
 /// Where a task finds the outputs that it reads.
 pub trait ExchangeSource: fmt::Debug + Send + Sync {
     /// Returns the rows of a part, of this schema: those of each task in the order in which they were written,
-    /// those of several tasks in any order between them.
+    /// those of several tasks in any order between them, or one after the other
+    /// ([`Output::Result`]).
     ///
     /// The end of the stream means that all tasks' rows came; anything else is an error.
     ///

@@ -5,7 +5,8 @@
 //!
 //! Each output has a slot with credit of its own. A slot whose credit is above zero may send a
 //! batch, however large, and goes on while credit is left; slots take turns. A read of a file holds
-//! up its own slot, and others only while [`ServeConfig::reads_per_stream`] reads run.
+//! up its own slot, and others only while [`ServeConfig::reads_per_stream`] reads run; so does the
+//! wait for what is not written yet.
 //!
 //! **Invariant:** an end is sent after the last batch and only if the store gave all of them; what
 //! goes wrong before is an error of the slot, or of the stream.
@@ -205,6 +206,8 @@ impl ExchangeStream {
         let limit = self.config.max_slots_per_stream;
         let reader = if self.slots.len() >= limit {
             Err(Error::SlotLimit { limit })
+        } else if open.is_growing {
+            self.store.read_growing(&key)
         } else {
             self.store.read(&key, open.start_batch)
         };

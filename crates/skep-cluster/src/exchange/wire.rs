@@ -115,6 +115,7 @@ pub(super) fn open_request(slot: u32, output: &RemoteOutput) -> proto::FetchOpen
         output: output.output as u64,
         start_batch: output.start_batch,
         credit: 0,
+        is_growing: output.is_growing,
     }
 }
 

@@ -69,6 +69,14 @@ pub enum Action {
         /// The query.
         query: QueryId,
     },
+    /// A result partition is being made. Its rows may be read as they come, by a reader who can go
+    /// on from where it was with another attempt.
+    ResultBegun {
+        /// The result stage's task and attempt.
+        result: TaskAttempt,
+        /// Where it runs.
+        site: Site,
+    },
     /// A result partition can be read. If part of it was read before, the reader goes on after the
     /// rows it has already passed on; its own count is the one that matters.
     ResultReady {
@@ -79,7 +87,7 @@ pub enum Action {
         /// Its rows.
         rows: u64,
     },
-    /// A result partition said to be ready is lost; stop reading it and wait for the next.
+    /// A result partition said to be made or ready is lost; stop reading it and wait for the next.
     ResultWithdrawn {
         /// The result stage's task and attempt.
         result: TaskAttempt,

@@ -32,6 +32,8 @@ pub struct Scheduler {
     pub(super) quarantine: BTreeMap<WorkerId, Duration>,
     pub(super) actions: Vec<Action>,
     launches: BTreeMap<Site, Vec<Launch>>,
+    /// Result partitions that these launches begin.
+    begun: Vec<Action>,
 }
 
 impl Scheduler {
@@ -53,6 +55,7 @@ impl Scheduler {
             quarantine: BTreeMap::new(),
             actions: Vec::new(),
             launches: BTreeMap::new(),
+            begun: Vec::new(),
             config: Arc::new(config),
         }
     }
@@ -241,6 +244,8 @@ impl Scheduler {
                 tasks = rest;
             }
         }
+        // Whoever looks for their rows shall not come before them.
+        self.actions.append(&mut self.begun);
     }
 
     fn admit(&mut self, now: Duration) {
@@ -266,6 +271,11 @@ impl Scheduler {
         let stage = launch.attempt.task.stage;
         if state.plans.insert((id, stage)) {
             self.actions.push(Action::SendPlan { site, query: id, stage });
+        }
+        // Of a limited stage an attempt may yet turn out not to be wanted.
+        let is_result = query.stages.len() == stage.0 as usize + 1;
+        if is_result && query.stages[query.result_stage()].node.row_limit.is_none() {
+            self.begun.push(Action::ResultBegun { result: launch.attempt, site });
         }
         self.launches.entry(site).or_default().push(launch);
     }

@@ -99,14 +99,6 @@ impl Query {
         (is_much && is_worth_it && !is_avoided).then_some(site)
     }
 
-    fn held_bytes(&self, stage: usize, partition: usize) -> BTreeMap<Site, u64> {
-        let mut held = BTreeMap::new();
-        for source in self.sources(stage, partition) {
-            *held.entry(source.site).or_default() += source.bytes;
-        }
-        held
-    }
-
     /// Returns the next task that can start, and where. Later stages go first: they turn what is
     /// held into less.
     pub(super) fn pick(&self, sites: &Sites, now: Duration) -> Option<Choice> {

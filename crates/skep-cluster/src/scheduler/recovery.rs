@@ -45,6 +45,7 @@ impl Query {
                     _ => {}
                 }
             }
+            self.stages[stage].held.remove(&lost);
         }
         self.repair(now)
     }

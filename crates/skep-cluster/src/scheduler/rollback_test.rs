@@ -138,7 +138,9 @@ fn a_row_limit_is_met_anew_by_other_rows() {
     let actions = cluster.finish_with(site(2), id(1, 0, 0, 1), 4);
     assert_eq!(launched(&actions), [(site(2), id(1, 0, 1, 1))]);
     let actions = cluster.finish_with(site(2), id(1, 0, 1, 1), 6);
-    let Some(Action::LaunchTasks { tasks, .. }) = actions.last() else { panic!("{actions:?}") };
+    let [.., Action::LaunchTasks { tasks, .. }, Action::ResultBegun { .. }] = &actions[..] else {
+        panic!("{actions:?}")
+    };
     assert_eq!((tasks[0].attempt, tasks[0].sources.len()), (id(1, 1, 0, 1), 2));
 }
 

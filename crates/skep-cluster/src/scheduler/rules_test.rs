@@ -517,7 +517,9 @@ fn a_satisfied_limit_stops_the_waves_to_come() {
     cluster.submit(1, graph.unwrap());
     cluster.finish_with(site(1), id(1, 0, 0, 0), 4);
     let actions = cluster.finish_with(site(1), id(1, 0, 1, 0), 6);
-    let Some(Action::LaunchTasks { tasks, .. }) = actions.last() else { panic!("{actions:?}") };
+    let [.., Action::LaunchTasks { tasks, .. }, Action::ResultBegun { .. }] = &actions[..] else {
+        panic!("{actions:?}")
+    };
     assert_eq!(tasks[0].attempt, id(1, 1, 0, 0));
     assert_eq!(tasks[0].sources.len(), 2);
     let actions = cluster.tell(Event::ResultEnough { query: QueryId(1) });

@@ -93,6 +93,45 @@ pub(super) struct Stage {
     pub(super) ready: BTreeMap<Option<Site>, BTreeSet<(Duration, usize)>>,
     /// How many of its tasks run or lie where.
     pub(super) spread: BTreeMap<Site, usize>,
+    /// What of it is sealed where. Kept up with every change, for it is asked for by every task of
+    /// every reader: added up each time, an exchange would cost tasks times tasks.
+    pub(super) held: BTreeMap<Site, HeldBytes>,
+}
+
+/// What one site holds of a stage.
+#[derive(Debug, Default)]
+pub(super) struct HeldBytes {
+    all: u64,
+    /// Of each output, of all its tasks there together.
+    by_output: Vec<u64>,
+}
+
+impl HeldBytes {
+    fn add(&mut self, bytes: &[u64]) {
+        self.by_output.resize(self.by_output.len().max(bytes.len()), 0);
+        for (sum, more) in self.by_output.iter_mut().zip(bytes) {
+            *sum += more;
+            self.all += more;
+        }
+    }
+
+    fn remove(&mut self, bytes: &[u64]) {
+        for (sum, less) in self.by_output.iter_mut().zip(bytes) {
+            *sum -= less;
+            self.all -= less;
+        }
+    }
+
+    /// Returns the bytes that one task of a reader wants of it, if it reads all tasks.
+    fn wanted(&self, output: OutputKind, partition: usize, width: usize) -> u64 {
+        match output {
+            OutputKind::Hashed { partition_count } if partition_count == width => {
+                self.by_output.get(partition).copied().unwrap_or(0)
+            }
+            OutputKind::Hashed { .. } => self.all / width as u64,
+            OutputKind::Whole | OutputKind::Broadcast => self.all,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -225,6 +264,12 @@ impl Query {
         if stage == self.result_stage() {
             self.unfetched_bytes -= sealed_bytes(&old);
             self.unfetched_bytes += sealed_bytes(self.phase(stage, partition));
+            if let Phase::Running { attempt, .. } = old
+                && !matches!(self.phase(stage, partition), Phase::Sealed { .. })
+            {
+                let result = self.attempt_id(stage, partition, attempt);
+                self.effects.actions.push(Action::ResultWithdrawn { result });
+            }
         }
         let new = self.stages[stage].tasks[partition].phase.clone();
         self.stages[stage].count(&old, &new, partition);
@@ -345,6 +390,29 @@ impl Query {
             }
         }
         sources
+    }
+
+    /// Returns where how many bytes of a task's input lie.
+    pub(super) fn held_bytes(&self, stage: usize, partition: usize) -> BTreeMap<Site, u64> {
+        let mut held = BTreeMap::<Site, u64>::new();
+        let width = self.stages[stage].tasks.len();
+        for input in &self.stages[stage].node.inputs {
+            let producer = &self.stages[input.producer.0 as usize];
+            match input.pattern {
+                ReadPattern::All => {
+                    for (site, bytes) in &producer.held {
+                        let wanted = bytes.wanted(producer.node.output, partition, width);
+                        *held.entry(*site).or_default() += wanted;
+                    }
+                }
+                ReadPattern::OneToOne => {
+                    if let Phase::Sealed { site, bytes, .. } = &producer.tasks[partition].phase {
+                        *held.entry(*site).or_default() += bytes.iter().sum::<u64>();
+                    }
+                }
+            }
+        }
+        held
     }
 
     /// Starts the next attempt of a ready task.
@@ -573,6 +641,7 @@ impl Stage {
             is_limit_met: false,
             ready: BTreeMap::new(),
             spread: BTreeMap::new(),
+            held: BTreeMap::new(),
         }
     }
 
@@ -601,6 +670,14 @@ impl Stage {
         }
         if let Phase::Running { site, .. } | Phase::Sealed { site, .. } = new {
             *self.spread.entry(*site).or_default() += 1;
+        }
+        if let Phase::Sealed { site, bytes, .. } = old
+            && let Some(held) = self.held.get_mut(site)
+        {
+            held.remove(bytes);
+        }
+        if let Phase::Sealed { site, bytes, .. } = new {
+            self.held.entry(*site).or_default().add(bytes);
         }
     }
 }

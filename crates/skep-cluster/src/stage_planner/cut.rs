@@ -22,6 +22,7 @@ use datafusion::physical_plan::{
 
 use super::joins::{emits_build_rows, partitioned, without_shared_filter};
 use super::reads::is_read_whole;
+use super::remake::read_in_order;
 use super::scans::{pinned, widened};
 use super::stage::{Place, Stage, StagePlan};
 use super::subqueries::Scope;
@@ -65,7 +66,8 @@ impl StagePlanner {
     pub fn plan(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<StagePlan> {
         let mut cutter = Cutter { options: &self.options, stages: Vec::new(), scopes: Vec::new() };
         let root = cutter.cut(plan)?;
-        cutter.end_stage(root, Output::Result)?;
+        cutter.end_stage(root, Output::Result { in_order: false })?;
+        read_in_order(&mut cutter.stages);
         Ok(StagePlan { stages: cutter.stages })
     }
 }
@@ -214,7 +216,7 @@ impl Cutter<'_> {
         let (Fragment { plan, home }, Some(scope)) = (input?, scope) else {
             return internal_err!("the scopes of scalar subqueries are nested");
         };
-        Ok(Fragment { plan: scope.wrap(plan, &Output::Result)?, home })
+        Ok(Fragment { plan: scope.wrap(plan, &Output::Result { in_order: false })?, home })
     }
 
     fn collect_left(

@@ -47,6 +47,6 @@ pub(crate) mod tests;
 pub use cut::{StageOptions, StagePlanner};
 pub use explain::{explain, headline};
 pub use rejoin::rejoin;
-pub use remake::{Remake, remakes};
+pub use remake::{Remake, Resume, minds_batches, remakes, resume};
 pub use stage::{Pattern, Place, Stage, StageInput, StagePlan};
 pub use task_plan::TaskPlan;

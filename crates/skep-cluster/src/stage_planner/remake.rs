@@ -10,6 +10,9 @@
 //! floats differs in its last digits; that is taken for the same, except where it decides who gets a
 //! row, or is a value that several tasks compare with.
 //!
+//! The stage of the result reads its producers one after the other where its rows are then the same
+//! in the same order (`read_in_order`): such a result can be gone on with ([`resume`]).
+//!
 //! **Invariant:** what is not known here counts as [`Remake::Other`], which costs more work after a
 //! loss and is never wrong.
 
@@ -21,11 +24,11 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::logical_expr::{WindowFrame, WindowFrameBound, WindowFrameUnits};
-use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::window::{
     PlainAggregateWindowExpr, SlidingAggregateWindowExpr, StandardWindowExpr, WindowExpr,
 };
+use datafusion::physical_expr::{LexOrdering, PhysicalExpr};
 use datafusion::physical_expr_common::physical_expr::is_volatile;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::coop::CooperativeExec;
@@ -36,7 +39,7 @@ use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec, Wi
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 
 use super::stage::Stage;
-use crate::exchange::plan::{ExchangeReadExec, Output};
+use crate::exchange::plan::{Exchange, ExchangeReadExec, Output};
 
 /// What a task's rows are when it runs again, on inputs that are the same rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,9 +57,11 @@ struct Class {
     remake: Remake,
     /// Whether some values are sums of floats, whose last digits depend on the order.
     drifts: bool,
+    /// Whether the rows may come in other batches.
+    is_cut_otherwise: bool,
 }
 
-const SAME: Class = Class { remake: Remake::Same, drifts: false };
+const SAME: Class = Class { remake: Remake::Same, drifts: false, is_cut_otherwise: false };
 
 impl Class {
     fn at_least(self, remake: Remake) -> Self {
@@ -72,7 +77,54 @@ impl Class {
     }
 
     fn and(self, other: Self) -> Self {
-        Self { remake: self.remake.max(other.remake), drifts: self.drifts || other.drifts }
+        Self {
+            remake: self.remake.max(other.remake),
+            drifts: self.drifts || other.drifts,
+            is_cut_otherwise: self.is_cut_otherwise || other.is_cut_otherwise,
+        }
+    }
+}
+
+/// How a result that was partly passed on is gone on with, when it is made again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resume {
+    /// Behind the rows that were passed on: it is the same rows in the same order.
+    Exact,
+    /// It has one partition, of the same rows, in this order but for ties.
+    Sorted(LexOrdering),
+    /// Not at all.
+    Never,
+}
+
+/// Tells how the result of some stages is gone on with.
+///
+/// Where any of them picks by chance, not at all: rows that have left could not be taken back with
+/// what they were made of, and the query would fail that could have been repaired.
+pub fn resume(stages: &[Stage]) -> Resume {
+    let classes = classes(stages);
+    let (Some(stage), Some(class)) = (stages.last(), classes.last()) else {
+        return Resume::Never;
+    };
+    if classes.iter().any(|class| class.remake == Remake::Other) {
+        return Resume::Never;
+    }
+    match (class.remake, stage.plan.output_ordering()) {
+        (Remake::Same, _) => Resume::Exact,
+        (Remake::Reordered, Some(order)) if stage.task_count == 1 && !class.drifts => {
+            Resume::Sorted(order.clone())
+        }
+        _ => Resume::Never,
+    }
+}
+
+/// Lets the stage of the result read its producers one after the other, if that makes its rows more
+/// alike when they are made again. Else it reads them as they come, which is faster.
+pub(super) fn read_in_order(stages: &mut [Stage]) {
+    let mut known = classes(stages);
+    let (Some(stage), Some(as_they_come)) = (stages.last_mut(), known.pop()) else { return };
+    let in_order = class_of(&stage.plan, &known, true);
+    if in_order.remake < as_they_come.remake {
+        stage.output = Output::Result { in_order: true };
     }
 }
 
@@ -80,12 +132,25 @@ impl Class {
 ///
 /// Shape: one entry for each stage, in their order.
 pub fn remakes(stages: &[Stage]) -> Vec<Remake> {
+    classes(stages).into_iter().map(|class| class.remake).collect()
+}
+
+fn classes(stages: &[Stage]) -> Vec<Class> {
     let mut known: Vec<Class> = Vec::with_capacity(stages.len());
     for stage in stages {
-        let class = class_of(&stage.plan, &known);
+        let reads_in_order = matches!(stage.output, Output::Result { in_order: true });
+        let class = class_of(&stage.plan, &known, reads_in_order);
         known.push(of_output(class, stage));
     }
-    known.into_iter().map(|class| class.remake).collect()
+    known
+}
+
+/// Tells whether the order of a plan's rows depends on how those that it reads were cut into
+/// batches.
+pub fn minds_batches(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    const MINDING: [&str; 4] =
+        ["HashJoinExec", "CrossJoinExec", "SortExec(TopK)", "PartitionedTopKExec"];
+    MINDING.contains(&plan.name()) || plan.children().into_iter().any(minds_batches)
 }
 
 /// Tells whether a plan gives its first rows before it has read its last: nothing in it gathers,
@@ -112,9 +177,8 @@ fn of_output(class: Class, stage: &Stage) -> Class {
         }
         Output::RoundRobin { .. } => class.at_least(Remake::Other),
         Output::Broadcast if class.drifts => class.at_least(Remake::Other),
-        Output::Broadcast | Output::Gather | Output::Merge | Output::Forward | Output::Result => {
-            class
-        }
+        Output::Broadcast | Output::Gather | Output::Merge | Output::Forward => class,
+        Output::Result { .. } => class,
     }
 }
 
@@ -133,13 +197,14 @@ fn by_keys<'a>(
     class
 }
 
-fn class_of(plan: &Arc<dyn ExecutionPlan>, known: &[Class]) -> Class {
+fn class_of(plan: &Arc<dyn ExecutionPlan>, known: &[Class], reads_in_order: bool) -> Class {
     if let Some(read) = plan.downcast_ref::<ExchangeReadExec>() {
-        return of_read(read, known);
+        return of_read(read, known, reads_in_order);
     }
     let children = plan.children();
     let is_wide = children.iter().any(|child| child.output_partitioning().partition_count() > 1);
-    let input = children.iter().map(|child| class_of(child, known)).fold(SAME, Class::and);
+    let inputs = children.iter().map(|child| class_of(child, known, reads_in_order));
+    let input = inputs.fold(SAME, Class::and);
     let class = match children.is_empty() {
         true => of_leaf(plan.as_ref()),
         false => of_operator(plan.as_ref(), input, is_wide),
@@ -150,14 +215,20 @@ fn class_of(plan: &Arc<dyn ExecutionPlan>, known: &[Class]) -> Class {
     }
 }
 
-/// Rows of one producer come as they were written, those of several as they come.
-fn of_read(read: &ExchangeReadExec, known: &[Class]) -> Class {
+/// Rows of one producer come as they were written, those of several as they come, or one producer
+/// after the other.
+fn of_read(read: &ExchangeReadExec, known: &[Class], reads_in_order: bool) -> Class {
     let producer = usize::try_from(read.producer().0).ok().and_then(|id| known.get(id));
     let Some(producer) = producer else { return SAME.at_least(Remake::Other) };
     let is_one = read.parts(0).iter().map(|part| part.tasks.len()).sum::<usize>() <= 1;
     // Whatever was made of rows that are made otherwise is taken back with them.
-    let order = if is_one { producer.remake.min(Remake::Reordered) } else { Remake::Reordered };
-    Class { remake: order, drifts: producer.drifts }
+    let is_merged = matches!(read.exchange(), Exchange::ShuffleMerge(_));
+    let keeps_order = is_one || (reads_in_order && !is_merged);
+    let order =
+        if keeps_order { producer.remake.min(Remake::Reordered) } else { Remake::Reordered };
+    // What is read in order is cut anew where that matters, into batches of one size.
+    let is_cut_otherwise = !reads_in_order || is_merged;
+    Class { remake: order, drifts: producer.drifts, is_cut_otherwise }
 }
 
 fn of_leaf(leaf: &dyn ExecutionPlan) -> Class {
@@ -191,15 +262,23 @@ fn of_operator(plan: &dyn ExecutionPlan, input: Class, is_wide: bool) -> Class {
                 input
             }
         }
+        // They take their build side batch by batch, the last one first.
+        "HashJoinExec" | "CrossJoinExec" => {
+            let is_same = !input.is_cut_otherwise;
+            let class = if is_same { input } else { input.at_least(Remake::Reordered) };
+            if has_fetch { class.picked() } else { class }
+        }
+        "SortExec" | "SortExec(TopK)" | "PartitionedTopKExec"
+            if has_fetch && input.is_cut_otherwise =>
+        {
+            input.at_least(Remake::Other)
+        }
         "LocalLimitExec" | "GlobalLimitExec" | "PartitionedTopKExec" => input.picked(),
         // Ties come as memory lets them, but where nothing is ever spilled.
         "SortExec" | "SortExec(TopK)" if has_fetch => input.picked(),
         "CoalescePartitionsExec" | "SortPreservingMergeExec" if has_fetch => merged.picked(),
         "CoalescePartitionsExec" | "SortPreservingMergeExec" => merged,
-        // Joins take their build side batch by batch, the last one first.
-        "HashJoinExec"
-        | "CrossJoinExec"
-        | "SortExec"
+        "SortExec"
         | "NestedLoopJoinExec"
         | "SortMergeJoinExec"
         | "SymmetricHashJoinExec"

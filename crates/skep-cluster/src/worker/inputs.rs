@@ -11,11 +11,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::compute::BatchCoalescer;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_plan::EmptyRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{EmptyRecordBatchStream, ExecutionPlan};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
@@ -26,6 +27,7 @@ use crate::exchange::fetch::{Arrival, Fetcher, RemoteOutput, TaskFetcher};
 use crate::exchange::plan::{ExchangePart, ExchangeSource};
 use crate::ids::StageId;
 use crate::scheduler::{FetchFault, Site, Source, TaskAttempt};
+use crate::stage_planner;
 use crate::store::{PartitionKey, PartitionStore, data_bytes};
 
 /// Where sites are: HOST:PORT of each.
@@ -61,6 +63,10 @@ pub(super) struct AttemptInputs {
     sources: Vec<Source>,
     /// Bytes that the rows read so far need in memory.
     bytes: Arc<AtomicU64>,
+    /// Whether the producers of a part are read one after the other.
+    is_in_order: AtomicBool,
+    /// And in batches of one size.
+    is_recut: AtomicBool,
     fetcher: Arc<dyn Fetcher>,
     copies: Arc<Copies>,
     arrivals: Arc<Arrivals>,
@@ -88,6 +94,8 @@ impl AttemptInputs {
             peers,
             sources,
             bytes: Arc::default(),
+            is_in_order: AtomicBool::new(false),
+            is_recut: AtomicBool::new(false),
             fetcher,
             copies,
             arrivals,
@@ -128,6 +136,13 @@ impl AttemptInputs {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    /// Reads the producers of every part that is opened from now on one after the other, and for a
+    /// plan that minds it in batches of one size: slower, and the same every time.
+    pub(super) fn read_in_order(&self, plan: &Arc<dyn ExecutionPlan>) {
+        self.is_in_order.store(true, Ordering::Relaxed);
+        self.is_recut.store(stage_planner::minds_batches(plan), Ordering::Relaxed);
+    }
+
     fn local(
         &self,
         source: &Source,
@@ -141,6 +156,23 @@ impl AttemptInputs {
         let batches =
             reader.map(move |batch| batch.map_err(|error| local_error(producer, site, error)));
         Ok(batches.boxed())
+    }
+
+    /// Reads an output wherever it is.
+    fn any(
+        &self,
+        idx: usize,
+        part: &ExchangePart,
+        schema: &SchemaRef,
+        context: &TaskContext,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let source = &self.sources[idx];
+        if source.site == self.site {
+            return self.local(source, part.output);
+        }
+        let is_shared = part.is_for_all && self.shares.load(Ordering::Relaxed);
+        let batches = self.remote(idx, part.output, schema, (context, is_shared))?;
+        Ok(if is_shared { self.shared(idx, schema, batches) } else { batches })
     }
 
     /// Reads an output of another site: ahead if it is for this attempt alone.
@@ -158,7 +190,7 @@ impl AttemptInputs {
         };
         let fetcher =
             self.task_fetcher.get_or_init(|| self.fetcher.for_task(context.memory_pool()));
-        let wanted = RemoteOutput { address, producer, output, start_batch: 0 };
+        let wanted = RemoteOutput { address, producer, output, start_batch: 0, is_growing: false };
         let bytes = Arc::clone(&self.bytes);
         let count = move |batch: &RecordBatch| {
             bytes.fetch_add(data_bytes(batch) as u64, Ordering::Relaxed);
@@ -216,21 +248,24 @@ impl ExchangeSource for AttemptInputs {
         schema: SchemaRef,
         context: &TaskContext,
     ) -> Result<SendableRecordBatchStream> {
-        let ExchangePart { producer, tasks, output, is_for_all } = part;
+        let (producer, tasks) = (part.producer, &part.tasks);
         let first = self.sources.partition_point(|at| place(at) < (producer, tasks.start));
         let end = self.sources.partition_point(|at| place(at) < (producer, tasks.end));
         let (mut local, mut remote) = (Vec::new(), Vec::new());
-        for idx in first..end {
-            let source = &self.sources[idx];
-            if source.site == self.site {
-                local.push(self.local(source, output)?);
-            } else {
-                let is_shared = is_for_all && self.shares.load(Ordering::Relaxed);
-                let batches = self.remote(idx, output, &schema, (context, is_shared))?;
-                remote.push(match is_shared {
-                    true => self.shared(idx, &schema, batches),
-                    false => batches,
-                });
+        if self.is_in_order.load(Ordering::Relaxed) {
+            let all = (first..end).map(|idx| self.any(idx, &part, &schema, context));
+            let all = stream::iter(all.collect::<Result<Vec<_>>>()?).flatten().boxed();
+            local.push(match self.is_recut.load(Ordering::Relaxed) {
+                true => recut(all, Arc::clone(&schema), context.session_config().batch_size()),
+                false => all,
+            });
+        } else {
+            for idx in first..end {
+                let batches = self.any(idx, &part, &schema, context)?;
+                match self.sources[idx].site == self.site {
+                    true => local.push(batches),
+                    false => remote.push(batches),
+                }
             }
         }
         let batches = match (local.len(), remote.len()) {
@@ -244,6 +279,35 @@ impl ExchangeSource for AttemptInputs {
         };
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)))
     }
+}
+
+/// Cuts rows into batches of one size, however they were cut before: joins give rows of equal keys
+/// in an order that depends on it.
+fn recut(
+    batches: BoxStream<'static, Result<RecordBatch>>,
+    schema: SchemaRef,
+    rows: usize,
+) -> BoxStream<'static, Result<RecordBatch>> {
+    let lane = BatchCoalescer::new(schema, rows);
+    let cut = stream::try_unfold((batches, lane, false), |state| async move {
+        let (mut batches, mut lane, mut is_over) = state;
+        loop {
+            if let Some(batch) = lane.next_completed_batch() {
+                return Ok(Some((batch, (batches, lane, is_over))));
+            }
+            if is_over {
+                return Ok::<_, DataFusionError>(None);
+            }
+            match batches.next().await {
+                Some(batch) => lane.push_batch(batch?)?,
+                None => {
+                    lane.finish_buffered_batch()?;
+                    is_over = true;
+                }
+            }
+        }
+    });
+    cut.boxed()
 }
 
 impl fmt::Debug for AttemptInputs {

@@ -7,6 +7,8 @@
 //! A task whose plan gives a single batch is not made to wait or copy: the first batch is held back
 //! until there is a second or the end.
 //!
+//! Batches of the result do not wait at all: the client does.
+//!
 //! **Invariant:** the rows of one output keep their order.
 //!
 //! **Invariant:** what waits is accounted in the pool and at most `max_waiting_bytes`, one batch
@@ -35,6 +37,8 @@ pub(super) struct OutputWriter {
     /// The first batch, until there is another.
     first: Option<RecordBatch>,
     has_begun: bool,
+    /// Whether nothing waits: somebody reads what is written.
+    is_flowing: bool,
     max_waiting_bytes: usize,
     reservation: MemoryReservation,
 }
@@ -64,9 +68,16 @@ impl OutputWriter {
             lanes: Lanes::new(schema, output_count, waiting),
             first: None,
             has_begun: false,
+            is_flowing: false,
             max_waiting_bytes: waiting.max_bytes,
             reservation: consumer.register(pool),
         }
+    }
+
+    /// Writes every batch as it comes from now on, as those who wait for it want it.
+    pub(super) fn let_flow(&mut self) {
+        self.is_flowing = true;
+        self.lanes.is_passing = true;
     }
 
     /// Takes a batch. Waits while the store makes room.
@@ -77,7 +88,7 @@ impl OutputWriter {
         if batch.num_rows() == 0 {
             return Ok(());
         }
-        if !self.has_begun {
+        if !self.has_begun && !self.is_flowing {
             let Some(first) = self.first.take() else {
                 self.first = Some(batch);
                 return Ok(());

@@ -50,12 +50,20 @@ pub struct RunnerConfig {
     pub max_waiting_bytes: usize,
     /// Rows of the batches that are written; the session's batch size if not set.
     pub batch_rows: Option<usize>,
+    /// Most bytes that one attempt of a query's result keeps in memory when they are not read as
+    /// fast as they are made; the rest goes to disk. As much as the store has room for if not set.
+    pub result_memory_bytes: Option<usize>,
 }
 
 impl RunnerConfig {
     /// Makes a configuration for a number of slots; everything else has its default.
     pub fn new(max_running_attempts: usize) -> Self {
-        Self { max_running_attempts, max_waiting_bytes: 32 << 20, batch_rows: None }
+        Self {
+            max_running_attempts,
+            max_waiting_bytes: 32 << 20,
+            batch_rows: None,
+            result_memory_bytes: None,
+        }
     }
 }
 

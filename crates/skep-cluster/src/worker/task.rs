@@ -18,7 +18,7 @@ use super::output::{OutputWriter, Waiting};
 use super::program::{PreparedTask, StageDecoder, StageEntry};
 use super::runner::RunnerConfig;
 use crate::exchange::fetch::Fetcher;
-use crate::exchange::plan::TaskInputs;
+use crate::exchange::plan::{Output, TaskInputs};
 use crate::scheduler::{Site, Source, TaskAttempt, TaskOutput};
 use crate::store::{PartitionStore, StorageLevel, WriterKey, WriterSpec};
 
@@ -61,6 +61,10 @@ impl Task {
             Err(outcome) => return outcome,
         };
         inputs.share_among(task.task_count);
+        if let Output::Result { in_order: true } = task.output {
+            // What has left of the result may have to be made again as it was.
+            inputs.read_in_order(&task.plan);
+        }
         match drive(&services, attempt, &task).await {
             Ok(mut output) => {
                 let operators = metrics::collect(&task.plan, task.scope);
@@ -87,12 +91,16 @@ async fn drive(
 ) -> Result<TaskOutput, DataFusionError> {
     let schema = task.plan.schema();
     let output_count = task.output.partition_count();
-    let writer = services.store.writer(WriterSpec {
+    let mut writer = services.store.writer(WriterSpec {
         key: writer_key(attempt),
         schema: Arc::clone(&schema),
         output_count,
         level: StorageLevel::MemoryAndDisk,
     })?;
+    let is_result = matches!(task.output, Output::Result { .. });
+    if is_result && let Some(bytes) = services.config.result_memory_bytes {
+        writer.hold_at_most(bytes);
+    }
     // Made now, evaluated when batches come: keys may hold values that only the running plan finds.
     let partition = attempt.task.partition;
     let partitioner = task.output.partitioner(partition, task.task_count, Time::new())?;
@@ -103,6 +111,9 @@ async fn drive(
     };
     let pool = task.context.memory_pool();
     let mut output = OutputWriter::new(writer, schema, output_count, partitioner, waiting, pool);
+    if is_result {
+        output.let_flow();
+    }
     let stream = task.plan.execute(task.partition, Arc::clone(&task.context))?;
     // A plan that is always ready would never let a cancel through.
     let mut stream = make_cooperative(stream);

@@ -99,7 +99,7 @@ impl Builder {
                 left.push(batch.slice(0, rows / 2));
                 continue;
             }
-            self.summarizer.add(&batch, data_bytes(&batch))?;
+            self.summarizer.add(&batch, &encoded, data_bytes(&batch))?;
             self.writer.append(0, encoded).await?;
         }
         Ok(())

@@ -133,6 +133,28 @@ impl Canonical {
         }
     }
 
+    /// Returns whether the plan gives the same rows whenever it runs on the same tables: not those
+    /// that a limit, or an order among equals, happens to choose.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        let is_known = match &self.node {
+            Node::Scan { fetch, .. } => fetch.is_none(),
+            Node::Empty { .. }
+            | Node::Values { .. }
+            | Node::Projection
+            | Node::Filter
+            | Node::Join { .. }
+            | Node::Union { .. }
+            | Node::Distinct => true,
+            Node::Aggregate { .. }
+            | Node::Sort { .. }
+            | Node::Limit { .. }
+            | Node::Window
+            | Node::Same { .. }
+            | Node::Unique(_) => false,
+        };
+        is_known && self.inputs.iter().all(Self::is_repeatable)
+    }
+
     /// Returns whether another plan can ever be equal to it.
     pub(crate) fn is_unique(&self) -> bool {
         matches!(self.node, Node::Unique(_)) || self.inputs.iter().any(Self::is_unique)

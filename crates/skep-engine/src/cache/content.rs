@@ -46,6 +46,8 @@ pub(crate) struct Content {
     /// Held by who makes a generation.
     making: Mutex<()>,
     is_ended: AtomicBool,
+    /// Whether anybody wanted its rows.
+    is_used: AtomicBool,
     refusals: AtomicU32,
     pub(super) counters: Counters,
 }
@@ -114,6 +116,7 @@ impl Content {
             current: RwLock::new(Arc::new(first)),
             making: Mutex::default(),
             is_ended: AtomicBool::new(false),
+            is_used: AtomicBool::new(false),
             refusals: AtomicU32::new(0),
             counters: Counters::default(),
         })
@@ -137,6 +140,7 @@ impl Content {
     /// # Errors
     /// Whatever keeps them from being made; not that there is no room for them.
     pub(crate) async fn fill(self: &Arc<Self>) -> Result<()> {
+        self.begin();
         if !self.is_narrow() {
             return self.make_all().await.map(drop);
         }
@@ -161,6 +165,16 @@ impl Content {
         self.is_ended.store(true, Ordering::SeqCst);
         let epoch = self.current().epoch;
         self.store.end_epoch(&self.key, epoch, Readers::Finish);
+    }
+
+    /// Notes that rows are wanted: from now on they are these.
+    pub(super) fn begin(&self) {
+        self.is_used.store(true, Ordering::SeqCst);
+    }
+
+    /// Returns whether nobody wanted its rows yet.
+    pub(super) fn is_unused(&self) -> bool {
+        !self.is_used.load(Ordering::SeqCst)
     }
 
     fn is_ended(&self) -> bool {

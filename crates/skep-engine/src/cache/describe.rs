@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
-use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
+use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use skep_store::Usage;
 
@@ -25,7 +25,7 @@ pub(crate) struct CacheReport(pub(crate) Arc<CachedTables>);
 
 fn schema() -> SchemaRef {
     let text = |name| Field::new(name, DataType::Utf8, false);
-    let count = |name| Field::new(name, DataType::UInt64, false);
+    let count = |name| Field::new(name, DataType::Int64, false);
     Arc::new(Schema::new(vec![
         text("table_schema"),
         text("table_name"),
@@ -33,7 +33,7 @@ fn schema() -> SchemaRef {
         Field::new("clustered_by", DataType::Utf8, true),
         count("partitions"),
         count("cached_partitions"),
-        Field::new("row_count", DataType::UInt64, true),
+        Field::new("row_count", DataType::Int64, true),
         count("memory_bytes"),
         count("disk_bytes"),
         count("hits"),
@@ -57,12 +57,12 @@ impl SystemTables for CacheReport {
         let text = |get: &dyn Fn(&CachedTable) -> String| -> ArrayRef {
             Arc::new(StringArray::from_iter_values(tables.iter().map(|table| get(table))))
         };
-        let count = |get: &dyn Fn(&Content) -> u64| -> ArrayRef {
-            Arc::new(UInt64Array::from_iter_values(contents.iter().map(|content| get(content))))
+        let count = |get: &dyn Fn(&Content) -> i64| -> ArrayRef {
+            Arc::new(Int64Array::from_iter_values(contents.iter().map(|content| get(content))))
         };
         let usages = self.usages(&contents);
-        let used = |get: &dyn Fn(&Usage) -> u64| -> ArrayRef {
-            Arc::new(UInt64Array::from_iter_values(usages.iter().map(get)))
+        let used = |get: &dyn Fn(&Usage) -> i64| -> ArrayRef {
+            Arc::new(Int64Array::from_iter_values(usages.iter().map(get)))
         };
         let clustered = contents.iter().map(|content| clustered_by(content));
         let rows = contents.iter().map(|content| row_count(content));
@@ -71,14 +71,14 @@ impl SystemTables for CacheReport {
             text(&|table| table.name.table.clone()),
             text(&|table| table.options.level.to_string()),
             Arc::new(clustered.collect::<StringArray>()),
-            count(&|content| content.partition_count() as u64),
-            used(&|usage| usage.partitions as u64),
-            Arc::new(rows.collect::<UInt64Array>()),
-            used(&|usage| usage.memory_bytes as u64),
-            used(&|usage| usage.disk_bytes),
-            count(&|content| content.counters.hits.load(Ordering::Relaxed)),
-            count(&|content| content.counters.passed.load(Ordering::Relaxed)),
-            count(&|content| content.counters.rebuilt.load(Ordering::Relaxed)),
+            count(&|content| content.partition_count() as i64),
+            used(&|usage| usage.partitions as i64),
+            Arc::new(rows.collect::<Int64Array>()),
+            used(&|usage| usage.memory_bytes as i64),
+            used(&|usage| usage.disk_bytes as i64),
+            count(&|content| content.counters.hits.load(Ordering::Relaxed) as i64),
+            count(&|content| content.counters.passed.load(Ordering::Relaxed) as i64),
+            count(&|content| content.counters.rebuilt.load(Ordering::Relaxed) as i64),
             text(&|_| HERE.to_owned()),
         ];
         let batch = RecordBatch::try_new(schema(), columns).map_err(|error| Error::Internal {
@@ -106,9 +106,9 @@ fn clustered_by(content: &Content) -> Option<String> {
     Some(names.collect::<Vec<_>>().join(", "))
 }
 
-fn row_count(content: &Content) -> Option<u64> {
+fn row_count(content: &Content) -> Option<i64> {
     let summaries = content.current().summaries()?;
-    Some(summaries.iter().map(|summary| summary.row_count as u64).sum())
+    Some(summaries.iter().map(|summary| summary.row_count as i64).sum())
 }
 
 impl CachedTable {

@@ -1,9 +1,9 @@
 //! How a column of one batch is kept: as few bytes as are cheap to find, and cheap to take back.
 //!
 //! Each batch is encoded for itself, and its own types say how: integers, dates, times and decimals
-//! in the narrowest integer that has room for their values; text without the 16 bytes that a view
-//! takes for each; what repeats as a dictionary with keys of one or two bytes. Nested and other
-//! types stay as they are.
+//! in the narrowest integer that has room for their values; what repeats as a dictionary with keys of
+//! one or two bytes; short texts without the 16 bytes that a view takes for each. Longer texts that
+//! are views stay views, which cost nothing to take back. Nested and other types stay as they are.
 //!
 //! **Invariant:** [`decode`] gives back the very column that [`encode`] took, whatever was chosen.
 
@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryBuilder, DictionaryArray, PrimitiveArray,
-    RecordBatch, RecordBatchOptions, StringDictionaryBuilder, UInt8Array, UInt16Array, make_array,
+    RecordBatch, RecordBatchOptions, StringArray, StringViewArray, UInt8Array, UInt16Array,
+    make_array,
 };
 use datafusion::arrow::compute::{cast, max, min, take};
 use datafusion::arrow::datatypes::{
@@ -30,6 +31,9 @@ const SAMPLE_DISTINCT: usize = SAMPLE * 6 / 10;
 const MAX_DISTINCT: usize = 1 << 16;
 /// Texts of more bytes keep their type: 32-bit offsets have no room for them.
 const MAX_TEXT_BYTES: usize = 1 << 30;
+/// What a view takes beside its text, and what an offset does.
+const VIEW_BYTES: usize = 16;
+const OFFSET_BYTES: usize = 4;
 
 type Encoded = Result<ArrayRef, ArrowError>;
 
@@ -108,7 +112,8 @@ pub(super) fn encode(array: &ArrayRef) -> Encoded {
         DataType::Float64 => {
             repeated_values::<UInt64Type, _>(array, &retyped(array, DataType::UInt64)?, |bits| bits)
         }
-        DataType::Utf8 | DataType::Utf8View => encode_text(array),
+        DataType::Utf8 => encode_text(array, array.as_string::<i32>().iter()),
+        DataType::Utf8View => encode_text(array, array.as_string_view().iter()),
         DataType::BinaryView => encode_binary(array),
         _ => Ok(Arc::clone(array)),
     }
@@ -129,10 +134,21 @@ pub(super) fn decode(array: &ArrayRef, data_type: &DataType) -> Encoded {
             take(&values, dictionary.keys(), None)
         }
         (DataType::Utf8 | DataType::Binary, _) => cast(array, data_type),
-        (_, DataType::Int16) => widen_signed::<Int16Type>(array),
-        (_, DataType::Int32 | DataType::Date32 | DataType::Time32(_)) => {
-            retyped(&widen_signed::<Int32Type>(array)?, data_type.clone())
+        (_, DataType::Int16) => Ok(Arc::new(widen_i16(array)?)),
+        (DataType::Int32, DataType::Date32 | DataType::Time32(_)) => {
+            retyped(array, data_type.clone())
         }
+        (_, DataType::Int32 | DataType::Date32 | DataType::Time32(_)) => {
+            let wide: ArrayRef = Arc::new(widen_i32(array)?);
+            retyped(&wide, data_type.clone())
+        }
+        (
+            DataType::Int64,
+            DataType::Date64
+            | DataType::Time64(_)
+            | DataType::Timestamp(_, _)
+            | DataType::Duration(_),
+        ) => retyped(array, data_type.clone()),
         (
             _,
             DataType::Int64
@@ -140,15 +156,17 @@ pub(super) fn decode(array: &ArrayRef, data_type: &DataType) -> Encoded {
             | DataType::Time64(_)
             | DataType::Timestamp(_, _)
             | DataType::Duration(_),
-        ) => retyped(&widen_signed::<Int64Type>(array)?, data_type.clone()),
-        (_, DataType::Decimal128(precision, scale)) => {
-            let wide = widen_signed::<Decimal128Type>(array)?;
-            let wide = wide.as_primitive::<Decimal128Type>().clone();
-            Ok(Arc::new(wide.with_precision_and_scale(*precision, *scale)?))
+        ) => {
+            let wide: ArrayRef = Arc::new(widen_i64(array)?);
+            retyped(&wide, data_type.clone())
         }
-        (_, DataType::UInt16) => widen_unsigned::<UInt16Type>(array),
-        (_, DataType::UInt32) => widen_unsigned::<UInt32Type>(array),
-        (_, DataType::UInt64) => widen_unsigned::<UInt64Type>(array),
+        (_, DataType::Decimal128(precision, scale)) => {
+            let wide = widen_decimal(array)?.with_precision_and_scale(*precision, *scale)?;
+            Ok(Arc::new(wide))
+        }
+        (_, DataType::UInt16) => Ok(Arc::new(widen_u16(array)?)),
+        (_, DataType::UInt32) => Ok(Arc::new(widen_u32(array)?)),
+        (_, DataType::UInt64) => Ok(Arc::new(widen_u64(array)?)),
         (stored, _) => Err(ArrowError::CastError(format!(
             "a cached column of {data_type} is kept as {stored}"
         ))),
@@ -207,42 +225,49 @@ where
 
 fn narrow_decimal(array: &ArrayRef) -> ArrayRef {
     let values = array.as_primitive::<Decimal128Type>();
-    let range = i128::from(i64::MIN)..=i128::from(i64::MAX);
-    let (least, most) = (min(values).unwrap_or(0), max(values).unwrap_or(0));
-    if !range.contains(&least) || !range.contains(&most) {
+    // What lies below a NULL may be cut.
+    let is_kept = |value: &i128| i128::from(*value as i64) == *value;
+    let fits = match values.null_count() {
+        0 => values.values().iter().fold(true, |fits, value| fits & is_kept(value)),
+        _ => values.iter().flatten().all(|value| is_kept(&value)),
+    };
+    if !fits {
         return Arc::clone(array);
     }
     let narrow: ArrayRef = Arc::new(values.unary::<_, Int64Type>(|value| value as i64));
     narrow_signed::<Int64Type>(&narrow)
 }
 
+/// Writes a function that gives integers their width back. Every value fits, since it came from this
+/// type; what lies below a NULL is nobody's.
 macro_rules! widen {
-    ($name:ident, $trait:ty, $($stored:ident => $arrow:ident),+) => {
-        fn $name<T>(array: &ArrayRef) -> Encoded
-        where
-            T: ArrowPrimitiveType,
-            T::Native: TryFrom<$trait> + Default,
-        {
-            // Every value fits, since it came from this type; what lies below a NULL does too.
-            let widened: ArrayRef = match array.data_type() {
-                $(DataType::$stored => Arc::new(
-                    array.as_primitive::<$arrow>().unary::<_, T>(|value| {
-                        T::Native::try_from(<$trait>::from(value)).unwrap_or_default()
-                    }),
-                ),)+
+    ($name:ident, $wide:ty, $($stored:ident => $arrow:ident),+) => {
+        fn $name(array: &ArrayRef) -> Result<PrimitiveArray<$wide>, ArrowError> {
+            type Native = <$wide as ArrowPrimitiveType>::Native;
+            match array.data_type() {
+                $(DataType::$stored => {
+                    Ok(array.as_primitive::<$arrow>().unary(|value| value as Native))
+                })+
                 other => {
-                    let kind = T::DATA_TYPE;
+                    let kind = <$wide>::DATA_TYPE;
                     let message = format!("a cached column of {kind} is kept as {other}");
-                    return Err(ArrowError::CastError(message));
+                    Err(ArrowError::CastError(message))
                 }
-            };
-            Ok(widened)
+            }
         }
     };
 }
 
-widen!(widen_signed, i64, Int8 => Int8Type, Int16 => Int16Type, Int32 => Int32Type, Int64 => Int64Type);
-widen!(widen_unsigned, u64, UInt8 => UInt8Type, UInt16 => UInt16Type, UInt32 => UInt32Type);
+widen!(widen_i16, Int16Type, Int8 => Int8Type);
+widen!(widen_i32, Int32Type, Int8 => Int8Type, Int16 => Int16Type);
+widen!(widen_i64, Int64Type, Int8 => Int8Type, Int16 => Int16Type, Int32 => Int32Type);
+widen!(
+    widen_decimal, Decimal128Type,
+    Int8 => Int8Type, Int16 => Int16Type, Int32 => Int32Type, Int64 => Int64Type
+);
+widen!(widen_u16, UInt16Type, UInt8 => UInt8Type);
+widen!(widen_u32, UInt32Type, UInt8 => UInt8Type, UInt16 => UInt16Type);
+widen!(widen_u64, UInt64Type, UInt8 => UInt8Type, UInt16 => UInt16Type, UInt32 => UInt32Type);
 
 /// Keeps values that repeat once; `plain` has the bits of `array`.
 fn repeated_values<T, K>(
@@ -298,42 +323,75 @@ fn dictionary(keys: UInt16Array, values: ArrayRef) -> Encoded {
     Ok(Arc::new(DictionaryArray::<UInt16Type>::try_new(keys, values)?))
 }
 
-fn encode_text(array: &ArrayRef) -> Encoded {
-    let views = array.as_string_view_opt();
-    if views.is_some_and(|views| views.total_buffer_bytes_used() > MAX_TEXT_BYTES) {
+fn encode_text<'a>(
+    array: &ArrayRef,
+    values: impl Iterator<Item = Option<&'a str>> + Clone,
+) -> Encoded {
+    let rows = array.len();
+    let sample: HashSet<&str> = values.clone().flatten().take(SAMPLE).collect();
+    let may_repeat = rows < SAMPLE || sample.len() <= SAMPLE_DISTINCT;
+    let found = may_repeat.then(|| repeated_texts(values.clone(), rows)).flatten();
+    let bytes = |texts: &mut dyn Iterator<Item = &'a str>| texts.map(str::len).sum::<usize>();
+    let is_view = *array.data_type() == DataType::Utf8View;
+    let of_text = if is_view { VIEW_BYTES } else { OFFSET_BYTES };
+    let plain = bytes(&mut values.flatten());
+    if let Some((keys, distinct)) = found {
+        let key_width = if distinct.len() <= 1 << 8 { 1 } else { 2 };
+        let kept =
+            key_width * rows + of_text * distinct.len() + bytes(&mut distinct.iter().copied());
+        if kept < OFFSET_BYTES * rows + plain {
+            let keys = UInt16Array::new(keys.into(), array.logical_nulls());
+            // Of the column's own type, so that taking them back is copying keys' worth of them.
+            let distinct: ArrayRef = match is_view {
+                true => Arc::new(StringViewArray::from_iter_values(distinct).gc()),
+                false => Arc::new(StringArray::from_iter_values(distinct)),
+            };
+            return dictionary(keys, distinct);
+        }
+    }
+    if !is_view {
         return Ok(Arc::clone(array));
     }
-    let text = cast(array, &DataType::Utf8)?;
-    let values = text.as_string::<i32>();
-    let sample: HashSet<&str> = values.iter().flatten().take(SAMPLE).collect();
-    if values.len() >= SAMPLE && sample.len() > SAMPLE_DISTINCT {
-        return Ok(Arc::clone(&text));
+    let views = array.as_string_view();
+    let in_buffers = views.total_buffer_bytes_used();
+    let is_short = 2 * (VIEW_BYTES * rows + in_buffers) > 3 * (OFFSET_BYTES * rows + plain);
+    if is_short && plain <= MAX_TEXT_BYTES {
+        return cast(array, &DataType::Utf8);
     }
-    let most = (values.len() / 2).clamp(1, MAX_DISTINCT);
-    let mut builder = StringDictionaryBuilder::<UInt16Type>::new();
-    let mut seen = 0;
+    Ok(Arc::new(views.gc()))
+}
+
+/// Numbers texts by when they first occur; `None` if too few occur twice. What is NULL has any
+/// number.
+fn repeated_texts<'a>(
+    values: impl Iterator<Item = Option<&'a str>>,
+    rows: usize,
+) -> Option<(Vec<u16>, Vec<&'a str>)> {
+    let most = (rows / 2).clamp(1, MAX_DISTINCT);
+    let mut places: HashMap<&str, u16> = HashMap::new();
+    let mut distinct = Vec::new();
+    let mut keys = Vec::with_capacity(rows);
+    let mut last: Option<(&str, u16)> = None;
     for value in values {
-        match value {
-            Some(value) => seen = seen.max(usize::from(builder.append(value)?) + 1),
-            None => builder.append_null(),
-        }
-        if seen > most {
-            return Ok(Arc::clone(&text));
-        }
+        let key = match (value, last) {
+            (None, _) => 0,
+            (Some(text), Some((before, key))) if text == before => key,
+            (Some(text), _) => {
+                let next = distinct.len();
+                let key = *places.entry(text).or_insert_with(|| {
+                    distinct.push(text);
+                    next as u16
+                });
+                if distinct.len() > most {
+                    return None;
+                }
+                last = Some((text, key));
+                key
+            }
+        };
+        keys.push(key);
     }
-    let built = builder.finish();
-    let key_width = if seen <= 1 << 8 { 1 } else { 2 };
-    let offsets = values.value_offsets();
-    let plain = 4 * values.len() + (offsets[values.len()] - offsets[0]) as usize;
-    let kept = built.values().as_string::<i32>().value_data().len() + 4 * seen;
-    if kept + key_width * values.len() >= plain {
-        return Ok(Arc::clone(&text));
-    }
-    let mut values = Arc::clone(built.values());
-    let keys = built.keys().clone();
-    drop(built);
-    values.shrink_to_fit();
-    dictionary(keys, values)
+    Some((keys, distinct))
 }
 
 fn encode_binary(array: &ArrayRef) -> Encoded {

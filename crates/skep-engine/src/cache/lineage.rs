@@ -30,6 +30,7 @@ use object_store::ObjectMeta;
 use object_store::ObjectStoreExt;
 
 use super::scan::CacheScanExec;
+use super::tables::MAX_PARTITIONS;
 use crate::error::{Error, Result};
 use crate::files::explain_failure;
 
@@ -37,6 +38,10 @@ use crate::files::explain_failure;
 const CONCURRENCY: usize = 16;
 /// Files of fewer bytes are not split: loading them is not worth another partition.
 const MIN_SPLIT_BYTES: usize = 1 << 20;
+
+/// How much of files becomes one partition: what is dropped or lost is made again by the partition,
+/// and so much is read in a fraction of a second.
+const PARTITION_BYTES: u64 = 64 << 20;
 
 /// How a cached table is made.
 #[derive(Debug)]
@@ -220,7 +225,8 @@ fn is_round_robin(plan: &Arc<dyn ExecutionPlan>) -> bool {
 }
 
 /// Splits the files of a plan that only reads, so that as many partitions load at once as there may
-/// be, and deals no rows out: then each partition can be made again for itself. Other plans stay.
+/// be and none is large, and deals no rows out: then each partition can be made again for itself.
+/// Other plans stay.
 ///
 /// # Errors
 /// If DataFusion cannot split the files.
@@ -237,10 +243,15 @@ pub(super) fn widened(
         if is_round_robin(&node) {
             return Ok(Transformed::yes(Arc::clone(node.children()[0])));
         }
-        if file_scan(&node).is_some()
-            && let Some(split) = node.repartitioned(target, &options)?
-        {
-            return Ok(Transformed::yes(split));
+        if let Some((_, config)) = file_scan(&node) {
+            let files = config.file_groups.iter().flat_map(|group| group.iter());
+            let bytes: u64 = files.map(|file| file.object_meta.size).sum();
+            // In turns of as many as run at once.
+            let turns = bytes.div_ceil(PARTITION_BYTES * target.max(1) as u64).max(1);
+            let count = target.max(1).saturating_mul(turns as usize).min(MAX_PARTITIONS);
+            if let Some(split) = node.repartitioned(count, &options)? {
+                return Ok(Transformed::yes(split));
+            }
         }
         Ok(Transformed::no(node))
     })

@@ -19,6 +19,7 @@
 mod level;
 // Which plan is cached.
 mod canonical;
+mod clustering;
 mod substitute;
 // How rows are kept.
 mod encode;
@@ -32,6 +33,7 @@ mod open;
 mod provider;
 mod prune;
 mod scan;
+mod select;
 // What the world sees.
 mod describe;
 mod tables;
@@ -39,6 +41,7 @@ mod tables;
 mod tests;
 
 pub(crate) use canonical::providers_of;
+pub(crate) use clustering::ChooseClustering;
 pub(crate) use describe::CacheReport;
 pub use level::{CacheLevel, CacheOptions, ClusterBy};
 pub(crate) use substitute::SubstituteCached;

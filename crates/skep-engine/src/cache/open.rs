@@ -55,6 +55,7 @@ impl Pin {
     /// # Errors
     /// If a source changed, or cannot be read.
     pub(super) async fn new(content: &Arc<Content>) -> Result<Self> {
+        content.begin();
         if let Some(pin) = Self::ready(content) {
             return Ok(pin);
         }
@@ -74,6 +75,7 @@ impl Pin {
     pub(super) async fn open(&self, partition: usize) -> DfResult<Opened> {
         match self {
             Self::Narrow(content) => {
+                content.begin();
                 let current = content.current();
                 let mut kept = content.kept(&current, partition);
                 if kept.is_none() && content.make(partition).await? {

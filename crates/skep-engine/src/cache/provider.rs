@@ -1,6 +1,6 @@
 //! A cached table as the planner sees it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
@@ -8,23 +8,37 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::DFSchema;
 use datafusion::datasource::TableType;
 use datafusion::error::Result;
+use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_expr::conjunction;
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::content::Content;
 use super::scan::CacheScanExec;
-use super::tables::CachedTable;
+use super::tables::{CachedTable, CachedTables};
 
 /// The content that a cached table had when a query was planned.
 #[derive(Debug)]
 pub(crate) struct CacheProvider {
     content: Arc<Content>,
+    /// The table, if it was never used: its files are listed when it is.
+    lazy: Option<(Weak<CachedTables>, Arc<CachedTable>)>,
 }
 
 impl CacheProvider {
-    pub(super) fn new(table: &CachedTable) -> Self {
-        Self { content: table.content() }
+    pub(super) fn new(tables: &Arc<CachedTables>, table: &Arc<CachedTable>) -> Self {
+        let lazy = table.waits_for_use().then(|| (Arc::downgrade(tables), Arc::clone(table)));
+        Self { content: table.content(), lazy }
+    }
+
+    async fn content(&self, state: &dyn Session) -> Result<Arc<Content>> {
+        let state = state.as_any().downcast_ref::<SessionState>();
+        if let (Some((tables, table)), Some(state)) = (&self.lazy, state)
+            && let Some(tables) = tables.upgrade()
+        {
+            return Ok(tables.relisted(state, table).await?);
+        }
+        Ok(Arc::clone(&self.content))
     }
 }
 
@@ -45,7 +59,8 @@ impl TableProvider for CacheProvider {
         filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let schema = &self.content.schema;
+        let content = self.content(state).await?;
+        let schema = &content.schema;
         let projection = match projection {
             Some(projection) => projection.clone(),
             None => (0..schema.fields().len()).collect(),
@@ -56,7 +71,7 @@ impl TableProvider for CacheProvider {
             .map(|filter| state.create_physical_expr(filter.clone(), &columns))
             .collect::<Result<Vec<_>>>()?;
         let filter = (!filters.is_empty()).then(|| conjunction(filters));
-        Ok(Arc::new(CacheScanExec::try_new(&self.content, projection, filter)?))
+        Ok(Arc::new(CacheScanExec::try_new(&content, projection, filter)?))
     }
 
     /// Filters skip batches; what is left is filtered above.

@@ -4,18 +4,22 @@ use std::fmt;
 use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::compute::BatchCoalescer;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::Statistics;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::error::{DataFusionError, Result};
+use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{
-    DynamicFilterTracking, EquivalenceProperties, Partitioning, PhysicalExpr,
+    DynamicFilterTracking, EquivalenceProperties, Partitioning, PhysicalExpr, conjunction,
+    split_conjunction,
 };
 use datafusion::physical_plan::coop::make_cooperative;
+use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
+use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::filter_pushdown::{
     ChildPushdownResult, FilterPushdownPhase, FilterPushdownPropagation, PushedDown,
 };
@@ -27,15 +31,16 @@ use datafusion::physical_plan::{
     ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties,
     ReplaceChildrenOptions, StatisticsArgs,
 };
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use tokio::sync::OnceCell;
 
 use super::build::fitted;
 use super::content::{Content, KeptPartition};
-use super::encode::decode_batch;
 use super::open::{Opened, Pin};
 use super::prune::wanted;
+use super::select::{Conditions, is_total};
 use super::summary::PartitionSummary;
+use super::tables::CachedTables;
 
 /// Reads a cached table.
 ///
@@ -46,8 +51,12 @@ pub(crate) struct CacheScanExec {
     content: Arc<Content>,
     projection: Arc<[usize]>,
     schema: SchemaRef,
-    /// Over the content's columns.
+    /// Over the content's columns. Batches in which it finds nothing are skipped; those of its
+    /// conditions that [`Conditions`] takes are applied to each row.
     filter: Option<Arc<dyn PhysicalExpr>>,
+    conditions: Arc<Conditions>,
+    /// Whether operators above rely on the conditions.
+    is_filter: bool,
     /// Filters that operators above find while they run, over the projected columns.
     dynamic_filters: Vec<Arc<dyn PhysicalExpr>>,
     pin: Arc<OnceCell<Pin>>,
@@ -96,6 +105,7 @@ impl CacheScanExec {
             }
             None => None,
         };
+        let conditions = Conditions::of(filter.as_ref(), &projection, &content.schema)?;
         let properties = PlanProperties::new(
             EquivalenceProperties::new(Arc::clone(&schema)),
             partitioning(content, &projection, &schema),
@@ -108,6 +118,8 @@ impl CacheScanExec {
             projection: projection.into(),
             schema,
             filter,
+            conditions: Arc::new(conditions),
+            is_filter: false,
             dynamic_filters: Vec::new(),
             pin: Arc::new(OnceCell::new_with(pin)),
             known,
@@ -126,39 +138,95 @@ impl CacheScanExec {
         self.content.is_narrow()
     }
 
-    async fn open(self, partition: usize, counts: Counts) -> Result<SendableRecordBatchStream> {
+    /// Opens a partition. Whichever way its rows come, the conditions are applied to them.
+    async fn open(
+        self,
+        partition: usize,
+        batch_size: usize,
+        counts: Counts,
+    ) -> Result<SendableRecordBatchStream> {
         let pin = self.pin.get_or_try_init(|| Pin::new(&self.content)).await?;
         match pin.open(partition).await? {
-            Opened::Kept(kept) => Ok(self.read(kept, counts)),
+            Opened::Kept(kept) => Ok(self.read(kept, batch_size, counts)),
             Opened::Passing(rows) => {
                 counts.passing_partitions.add(1);
                 let (all, projection) = (Arc::clone(&self.content.schema), self.projection);
+                let (conditions, schema) = (self.conditions, Arc::clone(&self.schema));
                 let rows = rows.map(move |batch| {
                     let batch = fitted(batch?, &all)?.project(&projection)?;
-                    counts.baseline.record_output(batch.num_rows());
-                    Ok(batch)
+                    conditions.of_projected(batch)
                 });
+                let rows = gathered(rows, schema, batch_size, counts.baseline);
                 Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema, rows)))
             }
         }
     }
 
-    fn read(self, kept: KeptPartition, counts: Counts) -> SendableRecordBatchStream {
+    fn read(
+        self,
+        kept: KeptPartition,
+        batch_size: usize,
+        counts: Counts,
+    ) -> SendableRecordBatchStream {
         let KeptPartition { reader, summary } = kept;
         let wanted = self.wanted(&summary);
         let skipped = wanted.iter().filter(|is_wanted| !**is_wanted).count();
         counts.skipped_batches.add(skipped);
         let reader = reader.only(wanted.into());
         let (projection, schema) = (self.projection, Arc::clone(&self.schema));
-        let content = self.content;
+        let (content, conditions) = (self.content, self.conditions);
+        let time = counts.baseline.elapsed_compute().clone();
         let rows = reader.map(move |batch| {
             let batch = batch.map_err(|error| content.unreadable(error))?;
-            let _timer = counts.baseline.elapsed_compute().timer();
-            let batch: RecordBatch = decode_batch(&batch, &projection, &schema)?;
-            counts.baseline.record_output(batch.num_rows());
-            Ok::<_, DataFusionError>(batch)
+            let _timer = time.timer();
+            conditions.of_encoded(&batch, &projection, &schema)
         });
+        let rows = gathered(rows, Arc::clone(&self.schema), batch_size, counts.baseline);
         Box::pin(RecordBatchStreamAdapter::new(self.schema, rows))
+    }
+
+    /// The same scan, which gives only rows that pass these conditions over all columns, too.
+    fn with_conditions(self, taken: Vec<Arc<dyn PhysicalExpr>>) -> Result<Self> {
+        let mut all: Vec<Arc<dyn PhysicalExpr>> = match &self.filter {
+            Some(filter) => split_conjunction(filter).into_iter().cloned().collect(),
+            None => Vec::new(),
+        };
+        // Most came with the planning of the scan already.
+        for condition in taken {
+            if !all.contains(&condition) {
+                all.push(condition);
+            }
+        }
+        let scan = Self::try_new(&self.content, self.projection.to_vec(), Some(conjunction(all)))?;
+        let Self { dynamic_filters, pin, metrics, .. } = self;
+        Ok(Self { is_filter: true, dynamic_filters, pin, metrics, ..scan })
+    }
+
+    /// The same scan of rows that are clustered by these of the projected columns, if the plan is
+    /// cached so, too, and these are not.
+    pub(super) fn clustered_by(
+        &self,
+        columns: &[usize],
+        tables: &CachedTables,
+    ) -> Result<Option<Self>> {
+        let of_content = columns.iter().map(|column| self.projection.get(*column).copied());
+        let Some(wanted) = of_content.collect::<Option<Vec<_>>>() else { return Ok(None) };
+        let is_wanted = |content: &Content| {
+            content.clustered.as_ref().is_some_and(|own| {
+                own.len() == wanted.len() && own.iter().all(|column| wanted.contains(column))
+            })
+        };
+        if is_wanted(&self.content) {
+            return Ok(None);
+        }
+        let others = tables.alternatives(&self.content);
+        let is_alike = |other: &&Arc<Content>| other.schema == self.content.schema;
+        let Some(other) = others.iter().filter(is_alike).find(|other| is_wanted(other)) else {
+            return Ok(None);
+        };
+        let scan = Self::try_new(other, self.projection.to_vec(), self.filter.clone())?;
+        let dynamic_filters = self.dynamic_filters.clone();
+        Ok(Some(Self { is_filter: self.is_filter, dynamic_filters, ..scan }))
     }
 
     /// Returns which batches of a partition may have rows that pass all filters.
@@ -196,6 +264,53 @@ impl CacheScanExec {
         })?;
         Ok(moved.data)
     }
+}
+
+/// Leaves out what is empty, and gathers what filters left of batches into whole ones.
+fn gathered(
+    rows: impl Stream<Item = Result<Option<RecordBatch>>> + Send + 'static,
+    schema: SchemaRef,
+    batch_size: usize,
+    counts: BaselineMetrics,
+) -> impl Stream<Item = Result<RecordBatch>> + Send + 'static {
+    // Rows without columns are only counted.
+    let gathering = (!schema.fields().is_empty()).then(|| {
+        BatchCoalescer::new(schema, batch_size)
+            .with_biggest_coalesce_batch_size(Some(batch_size / 2))
+    });
+    let state = (Box::pin(rows), gathering, false);
+    futures::stream::try_unfold(
+        (state, counts),
+        |((mut rows, mut gathering, mut ended), counts)| async move {
+            loop {
+                let whole = gathering.as_mut().and_then(BatchCoalescer::next_completed_batch);
+                if let Some(batch) = whole {
+                    counts.record_output(batch.num_rows());
+                    return Ok(Some((batch, ((rows, gathering, ended), counts))));
+                }
+                if ended {
+                    return Ok(None);
+                }
+                match (rows.next().await, &mut gathering) {
+                    (Some(batch), gathering) => match (batch?, gathering) {
+                        (Some(batch), Some(gathering)) => gathering.push_batch(batch)?,
+                        (Some(batch), None) => {
+                            counts.record_output(batch.num_rows());
+                            return Ok(Some((batch, ((rows, None, ended), counts))));
+                        }
+                        // Nothing passed; others have their turn.
+                        (None, _) => tokio::task::coop::consume_budget().await,
+                    },
+                    (None, gathering) => {
+                        ended = true;
+                        if let Some(gathering) = gathering {
+                            gathering.finish_buffered_batch()?;
+                        }
+                    }
+                }
+            }
+        },
+    )
 }
 
 fn known(
@@ -263,7 +378,8 @@ impl DisplayAs for CacheScanExec {
             write!(f, ", clustered_by=[{}]", names.join(", "))?;
         }
         if let Some(filter) = &self.filter {
-            write!(f, ", pruning={filter}")?;
+            let what = if self.is_filter { "filter" } else { "pruning" };
+            write!(f, ", {what}={filter}")?;
             if let Some(known) = &self.known {
                 write!(f, ", batches={} of {}", known.wanted_count, known.batch_count)?;
             }
@@ -331,7 +447,7 @@ impl ExecutionPlan for CacheScanExec {
     fn execute(
         &self,
         partition: usize,
-        _context: Arc<TaskContext>,
+        context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
         let counts = Counts {
             baseline: BaselineMetrics::new(&self.metrics, partition),
@@ -342,7 +458,9 @@ impl ExecutionPlan for CacheScanExec {
         };
         let schema = Arc::clone(&self.schema);
         // Opened when first asked: by then the operators above have found their filters.
-        let rows = futures::stream::once(self.clone().open(partition, counts)).try_flatten();
+        let batch_size = context.session_config().batch_size();
+        let rows =
+            futures::stream::once(self.clone().open(partition, batch_size, counts)).try_flatten();
         Ok(make_cooperative(Box::pin(RecordBatchStreamAdapter::new(schema, rows))))
     }
 
@@ -359,30 +477,48 @@ impl ExecutionPlan for CacheScanExec {
             Some(partition) => known.statistics.get(partition),
             None => Some(&known.total),
         });
-        Ok(found.cloned().unwrap_or_else(|| Arc::new(Statistics::new_unknown(&self.schema))))
+        let all = found.cloned().unwrap_or_else(|| Arc::new(Statistics::new_unknown(&self.schema)));
+        if !self.is_filter {
+            return Ok(all);
+        }
+        // As many rows as the operator would be thought to leave whose work this is.
+        let Some(filter) = self.conditions.over_projected() else { return Ok(all) };
+        FilterExec::try_new(filter, Arc::new(EmptyExec::new(Arc::clone(&self.schema))))?
+            .statistics_from_inputs(&[all], args)
     }
 
-    /// Takes the filters that operators above find while they run, to skip batches; what is left is
-    /// filtered above.
+    /// Takes conditions on rows that cannot fail; and the filters that operators above find while
+    /// they run, to skip batches. The rest is filtered above.
     fn handle_child_pushdown_result(
         &self,
         _phase: FilterPushdownPhase,
         child_pushdown_result: ChildPushdownResult,
         _config: &ConfigOptions,
     ) -> Result<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
-        let filters = child_pushdown_result.parent_filters;
-        let found: Vec<_> = filters
-            .iter()
-            .map(|result| Arc::clone(&result.filter))
-            .filter(|filter| DynamicFilterTracking::classify(filter).contains_dynamic_filter())
-            .collect();
-        let answers = vec![PushedDown::No; filters.len()];
+        let mut scan = self.clone();
+        let mut answers = Vec::with_capacity(child_pushdown_result.parent_filters.len());
+        let mut taken = Vec::new();
+        for result in &child_pushdown_result.parent_filters {
+            let filter = &result.filter;
+            if DynamicFilterTracking::classify(filter).contains_dynamic_filter() {
+                scan.dynamic_filters.push(Arc::clone(filter));
+                answers.push(PushedDown::No);
+            } else if is_total(filter, &self.schema) {
+                taken.push(self.over_all(filter)?);
+                answers.push(PushedDown::Yes);
+            } else {
+                answers.push(PushedDown::No);
+            }
+        }
+        let is_changed =
+            scan.dynamic_filters.len() > self.dynamic_filters.len() || !taken.is_empty();
         let propagation = FilterPushdownPropagation::with_parent_pushdown_result(answers);
-        if found.is_empty() {
+        if !is_changed {
             return Ok(propagation);
         }
-        let mut scan = self.clone();
-        scan.dynamic_filters.extend(found);
+        if !taken.is_empty() {
+            scan = scan.with_conditions(taken)?;
+        }
         Ok(propagation.with_updated_node(Arc::new(scan)))
     }
 }

@@ -49,7 +49,7 @@ impl AnalyzerRule for SubstituteCached {
             let canonical = Canonical::of(&node);
             match cached.iter().find(|table| table.canonical == canonical) {
                 Some(table) => {
-                    let scan = scan_of(table, &node)?;
+                    let scan = scan_of(&tables, table, &node)?;
                     Ok(Transformed::new(scan, true, TreeNodeRecursion::Jump))
                 }
                 None => Ok(Transformed::no(node)),
@@ -64,8 +64,12 @@ impl AnalyzerRule for SubstituteCached {
 }
 
 /// Makes a scan of a cached table with the names that a plan's columns have.
-fn scan_of(table: &CachedTable, plan: &LogicalPlan) -> Result<LogicalPlan> {
-    let provider = CacheProvider::new(table);
+fn scan_of(
+    tables: &Arc<CachedTables>,
+    table: &Arc<CachedTable>,
+    plan: &LogicalPlan,
+) -> Result<LogicalPlan> {
+    let provider = CacheProvider::new(tables, table);
     let source = provider_as_source(Arc::new(provider));
     // Under the name that the query has for it, if it has one.
     let mut qualifiers = plan.schema().iter().map(|(qualifier, _)| qualifier);

@@ -4,7 +4,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, RecordBatch, UInt64Array};
+use datafusion::arrow::array::{ArrayRef, AsArray, RecordBatch, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, Statistics};
@@ -13,6 +13,8 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReser
 use datafusion::functions_aggregate::min_max::{MaxAccumulator, MinAccumulator};
 use datafusion::logical_expr::Accumulator;
 use datafusion::scalar::ScalarValue;
+
+use super::encode::decode;
 
 /// Longer texts are not kept as bounds: they take more than they help.
 const MAX_BOUND_BYTES: usize = 128;
@@ -81,18 +83,24 @@ impl Summarizer {
         })
     }
 
-    /// Takes a batch in, as queries see it, with the bytes that it takes then.
+    /// Takes a batch in, as queries see it and as it is kept, with the bytes that it takes as seen.
     ///
     /// # Errors
     /// If there is no memory to note it, or a column cannot be compared.
-    pub(crate) fn add(&mut self, batch: &RecordBatch, decoded_bytes: usize) -> Result<()> {
+    pub(crate) fn add(
+        &mut self,
+        batch: &RecordBatch,
+        encoded: &RecordBatch,
+        decoded_bytes: usize,
+    ) -> Result<()> {
         let mut noted = 16;
-        for (column, array) in self.columns.iter_mut().zip(batch.columns()) {
+        let arrays = batch.columns().iter().zip(encoded.columns());
+        for (column, (array, stored)) in self.columns.iter_mut().zip(arrays) {
             column.nulls.push(array.logical_null_count() as u64);
             if !is_bounded(array.data_type()) {
                 continue;
             }
-            let (least, greatest) = bounds(array)?;
+            let (least, greatest) = bounds(stored, array.data_type())?;
             if let Some((all_least, all_greatest)) = &mut column.all {
                 keep(all_least, &least, Ordering::Less);
                 keep(all_greatest, &greatest, Ordering::Greater);
@@ -189,13 +197,23 @@ fn is_bounded(data_type: &DataType) -> bool {
     )
 }
 
-fn bounds(array: &ArrayRef) -> Result<(ScalarValue, ScalarValue)> {
-    let columns = std::slice::from_ref(array);
-    let mut least = MinAccumulator::try_new(array.data_type())?;
+/// Finds the bounds of a column in the form in which it is kept: narrower, and of what repeats each
+/// value once. A dictionary has no value that no row has.
+fn bounds(stored: &ArrayRef, data_type: &DataType) -> Result<(ScalarValue, ScalarValue)> {
+    let values = match stored.data_type() {
+        DataType::Dictionary(_, _) => stored.as_any_dictionary().values(),
+        _ => stored,
+    };
+    let columns = std::slice::from_ref(values);
+    let mut least = MinAccumulator::try_new(values.data_type())?;
     least.update_batch(columns)?;
-    let mut greatest = MaxAccumulator::try_new(array.data_type())?;
+    let mut greatest = MaxAccumulator::try_new(values.data_type())?;
     greatest.update_batch(columns)?;
-    Ok((least.evaluate()?, greatest.evaluate()?))
+    let as_seen = |bound: ScalarValue| match values.data_type() == data_type {
+        true => Ok::<_, datafusion::error::DataFusionError>(bound),
+        false => ScalarValue::try_from_array(&decode(&bound.to_array()?, data_type)?, 0),
+    };
+    Ok((as_seen(least.evaluate()?)?, as_seen(greatest.evaluate()?)?))
 }
 
 fn keep(kept: &mut ScalarValue, other: &ScalarValue, wanted: Ordering) {

@@ -4,7 +4,6 @@
 //! a content that is taken out or replaced is ended.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -27,13 +26,13 @@ use super::canonical::{Canonical, Kind, address_of, kind_of, providers_of};
 use super::content::{Content, ContentParts};
 use super::level::{CacheOptions, ClusterBy};
 use super::lineage::{Lineage, widened};
-use crate::catalog::{PUBLIC, TEMP};
+use crate::catalog::{PUBLIC, TEMP, ViewText};
 use crate::error::{Error, Result};
 use crate::optimizer;
 use crate::session::guard;
 
-/// The most partitions that a table is clustered into.
-const MAX_PARTITIONS: usize = 10_000;
+/// The most partitions that a table has.
+pub(super) const MAX_PARTITIONS: usize = 10_000;
 
 /// The cached tables of a process.
 #[derive(Debug)]
@@ -61,6 +60,8 @@ pub(crate) struct CachedTable {
     pub(super) kind: Kind,
     pub(super) canonical: Canonical,
     plan: LogicalPlan,
+    /// The text of the view whose rows these are.
+    view: Option<ViewText>,
     pub(super) options: CacheOptions,
     is_lazy: bool,
     content: RwLock<Arc<Content>>,
@@ -74,6 +75,8 @@ pub(crate) struct CacheRequest {
     pub(crate) name: CacheName,
     pub(crate) owner: Option<u64>,
     pub(crate) plan: LogicalPlan,
+    /// The text of a view that is kept as text.
+    pub(crate) view: Option<ViewText>,
     pub(crate) options: CacheOptions,
     pub(crate) is_lazy: bool,
 }
@@ -105,8 +108,26 @@ impl CachedTables {
         self.store.opened.get()
     }
 
-    fn find(&self, canonical: &Canonical) -> Option<Arc<CachedTable>> {
-        self.tables.read().iter().find(|table| table.canonical == *canonical).cloned()
+    /// Returns all ways in which a plan is cached.
+    fn find(&self, canonical: &Canonical) -> Vec<Arc<CachedTable>> {
+        let tables = self.tables.read();
+        tables.iter().filter(|table| table.canonical == *canonical).cloned().collect()
+    }
+
+    /// Returns whether a plan is cached in several ways.
+    pub(super) fn has_choices(&self) -> bool {
+        let tables = self.tables.read();
+        let is_again = |(idx, table): (usize, &Arc<CachedTable>)| {
+            tables[..idx].iter().any(|other| other.canonical == table.canonical)
+        };
+        tables.iter().enumerate().any(is_again)
+    }
+
+    /// Returns the contents of the plan whose content this is: the same rows, lying otherwise.
+    pub(super) fn alternatives(&self, content: &Content) -> Vec<Arc<Content>> {
+        let own = self.all().into_iter().find(|table| table.content().key == content.key);
+        let all = own.map(|table| self.find(&table.canonical)).unwrap_or_default();
+        all.iter().map(|table| table.content()).collect()
     }
 
     /// Returns the table that was cached under a name, one that any session or this one owns.
@@ -116,6 +137,19 @@ impl CachedTables {
             table.name == *name && table.owner.is_none_or(|own| own == owner)
         };
         tables.iter().find(is_meant).cloned()
+    }
+
+    /// Returns the plan by which a view was cached, unless it has another text by now.
+    ///
+    /// Planned anew, a view that names files would be another one each time, and never found.
+    pub(crate) fn plan_of_view(
+        &self,
+        name: &CacheName,
+        view: &ViewText,
+        owner: u64,
+    ) -> Option<LogicalPlan> {
+        let table = self.named(name, owner)?;
+        (table.view.as_ref() == Some(view)).then(|| table.plan.clone())
     }
 
     /// Caches the rows of a plan. Of a plan that is cached already, the rows are kept.
@@ -133,11 +167,25 @@ impl CachedTables {
             let hint = "CREATE TABLE ... AS keeps its rows";
             return Err(Error::unsupported("caching rows that are made up anew each time", hint));
         }
-        if let Some(table) = self.find(&canonical) {
-            return table.cache_again(&request).await;
+        let known = self.find(&canonical);
+        if let Some(table) = known.iter().find(|table| table.options == request.options) {
+            return if request.is_lazy { Ok(()) } else { table.content().fill().await };
+        }
+        // Two contents stand for each other, so they have to have the same rows.
+        if let Some(table) = known.first()
+            && (table.options.level != request.options.level || !canonical.is_repeatable())
+        {
+            return Err(Error::Plan {
+                message: format!(
+                    "the rows of \"{}\" are cached already, in another way",
+                    request.name
+                ),
+                position: None,
+                hint: Some(format!("UNCACHE TABLE {} comes first", table.name)),
+            });
         }
         let id = self.next_id();
-        let CacheRequest { name, owner, plan, options, is_lazy } = request;
+        let CacheRequest { name, owner, plan, view, options, is_lazy } = request;
         let content = self.new_content(state, id, &name, &plan, &options).await?;
         let filled = if is_lazy { Ok(()) } else { content.fill().await };
         if let Err(error) = filled {
@@ -152,13 +200,17 @@ impl CachedTables {
             kind,
             canonical,
             plan,
+            view,
             options,
             is_lazy,
             content: RwLock::new(content),
             changing: Mutex::default(),
         });
         let mut tables = self.tables.write();
-        match tables.iter().any(|other| other.canonical == table.canonical) {
+        let is_same = |other: &Arc<CachedTable>| {
+            other.canonical == table.canonical && other.options == table.options
+        };
+        match tables.iter().any(is_same) {
             // Somebody else was faster.
             true => table.content().end(),
             false => tables.push(table),
@@ -196,17 +248,22 @@ impl CachedTables {
         !removed.is_empty()
     }
 
-    /// Makes new contents of what reads one of these tables: at once, or by their next use.
+    /// Makes new contents of what reads one of these tables, and of what was cached under `name`: at
+    /// once, or by their next use.
     ///
     /// # Errors
     /// If a content cannot be planned or made; its table keeps the one that it had.
     pub(crate) async fn renew(
         self: &Arc<Self>,
         state: &SessionState,
+        name: Option<&CacheName>,
         providers: &[Arc<dyn TableProvider>],
         is_at_once: bool,
     ) -> Result<()> {
-        for table in self.all().into_iter().filter(|table| table.reads(providers)) {
+        let is_meant = |table: &Arc<CachedTable>| {
+            table.reads(providers) || name.is_some_and(|name| table.name == *name)
+        };
+        for table in self.all().into_iter().filter(is_meant) {
             let _one_at_a_time = table.changing.lock().await;
             let CachedTable { id, name, plan, options, .. } = table.as_ref();
             let content = self.new_content(state, *id, name, plan, options).await?;
@@ -221,6 +278,33 @@ impl CachedTables {
             }
         }
         Ok(())
+    }
+
+    /// Plans a lazy table anew for its first use, and returns its content.
+    ///
+    /// # Errors
+    /// If it cannot be planned.
+    pub(super) async fn relisted(
+        self: &Arc<Self>,
+        state: &SessionState,
+        table: &CachedTable,
+    ) -> Result<Arc<Content>> {
+        let _one_at_a_time = table.changing.lock().await;
+        if !table.waits_for_use() {
+            return Ok(table.content());
+        }
+        let CachedTable { id, name, plan, options, .. } = table;
+        let content = self.new_content(state, *id, name, plan, options).await?;
+        // The query was planned with these columns.
+        if content.schema != table.content().schema {
+            return Ok(table.content());
+        }
+        let old = std::mem::replace(&mut *table.content.write(), Arc::clone(&content));
+        old.end();
+        if !self.tables.read().iter().any(|known| known.id == *id) {
+            content.end();
+        }
+        Ok(content)
     }
 
     /// Takes out what reads one of these tables.
@@ -335,24 +419,16 @@ impl CachedTable {
         Arc::clone(&self.content.read())
     }
 
+    /// Returns whether the content is that of a lazy table which nobody used yet: it is to have the
+    /// files that are there when it is used, not those of when it was named.
+    pub(super) fn waits_for_use(&self) -> bool {
+        self.is_lazy && self.content().is_unused()
+    }
+
     /// Returns whether the plan reads one of these tables.
     fn reads(&self, providers: &[Arc<dyn TableProvider>]) -> bool {
         let own = providers_of(&self.plan);
         own.iter().any(|own| providers.iter().any(|other| address_of(other) == address_of(own)))
-    }
-
-    async fn cache_again(&self, request: &CacheRequest) -> Result<()> {
-        if self.options != request.options {
-            return Err(Error::Plan {
-                message: format!(
-                    "the rows of \"{}\" are cached already, in another way",
-                    request.name
-                ),
-                position: None,
-                hint: Some(format!("UNCACHE TABLE {} comes first", self.name)),
-            });
-        }
-        if request.is_lazy { Ok(()) } else { self.content().fill().await }
     }
 }
 
@@ -389,27 +465,24 @@ impl Drop for CacheLease {
 #[derive(Debug)]
 pub(crate) struct StoreSlot {
     opened: OnceCell<PartitionStore>,
-    directory: PathBuf,
-    disk_limit_bytes: u64,
+    config: StoreConfig,
     pool: Arc<dyn MemoryPool>,
 }
 
 impl StoreSlot {
-    /// Takes the store that the process has, or notes where to open one.
+    /// Takes the store that the process has, or notes how to open one.
     pub(crate) fn new(
         store: Option<PartitionStore>,
-        directory: PathBuf,
-        disk_limit_bytes: u64,
+        config: StoreConfig,
         pool: Arc<dyn MemoryPool>,
     ) -> Self {
-        Self { opened: OnceCell::new_with(store), directory, disk_limit_bytes, pool }
+        Self { opened: OnceCell::new_with(store), config, pool }
     }
 
     async fn get(&self) -> Result<&PartitionStore> {
         self.opened
             .get_or_try_init(|| async {
-                let mut config = StoreConfig::new(self.directory.join("skep-partitions"));
-                config.disk_limit_bytes = self.disk_limit_bytes;
+                let config = self.config.clone();
                 let pool = Arc::clone(&self.pool);
                 let opening =
                     SpawnedTask::spawn_blocking(move || PartitionStore::open(config, pool));

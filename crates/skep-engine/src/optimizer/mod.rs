@@ -33,10 +33,13 @@ use datafusion::optimizer::{Analyzer, AnalyzerRule, Optimizer, OptimizerRule};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 
-use crate::cache::{CachedTables, SubstituteCached};
+use crate::cache::{CachedTables, ChooseClustering, SubstituteCached};
 
 /// DataFusion's names for its rules that push filters down, before and after other rules.
 const FILTER_RULES: [&str; 2] = ["FilterPushdown", "FilterPushdown(Post)"];
+
+/// DataFusion's name for its rule that puts exchanges in.
+const EXCHANGES: &str = "EnsureRequirements";
 
 /// What is cached in its places (but for the table with this id), then DataFusion's analyzer rules,
 /// then computed lists and checked arithmetic, then the unnesting of subqueries.
@@ -71,15 +74,22 @@ pub(crate) fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
 }
 
 /// DataFusion's physical rules, those that push filters down with help, and the bound on heaps;
-/// then joins that give way and the bound on recursion.
+/// before exchanges come in, the choice among what is cached in several ways; then joins that give way and the bound on recursion.
 ///
 /// The bound on recursion comes last: no rule of DataFusion's knows its node.
-pub(crate) fn physical_optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+pub(crate) fn physical_optimizer_rules(
+    cache: Option<&Arc<CachedTables>>,
+) -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let mut rules = top_k::bounded(PhysicalOptimizer::new().rules);
     for rule in &mut rules {
         if FILTER_RULES.contains(&rule.name()) {
             *rule = Arc::new(pushdown::PushFiltersByPosition { rule: Arc::clone(rule) });
         }
+    }
+    if let Some(tables) = cache
+        && let Some(place) = rules.iter().position(|rule| rule.name() == EXCHANGES)
+    {
+        rules.insert(place, Arc::new(ChooseClustering::new(tables)));
     }
     rules.push(Arc::new(yielding::YieldingJoins));
     rules.push(Arc::new(recursion::BoundRecursion));

@@ -25,24 +25,36 @@ impl Session {
     /// Caches the rows of a DataFrame: every query that contains its plan uses them from now on.
     ///
     /// # Errors
-    /// Whatever keeps the rows from being made.
+    /// Whatever keeps the rows from being made; [`Error::PermissionDenied`] for a reader.
     pub async fn cache(&self, frame: &DataFrame, options: CacheOptions) -> Result<()> {
+        self.may_change_cache("caching a DataFrame")?;
         let plan = frame.logical_plan().clone();
         // The name is for people alone.
         let id = self.inner.cache.tables.all().len() + 1;
         let name = CacheName { schema: TEMP.to_owned(), table: format!("dataframe_{id}") };
         let owner = Some(self.inner.cache.id);
-        let request = CacheRequest { name, owner, plan, options, is_lazy: false };
+        let request = CacheRequest { name, owner, plan, view: None, options, is_lazy: false };
         self.inner.cache.tables.cache(&self.state(), request).await
     }
 
     /// Takes the rows of a DataFrame out of the cache; returns whether they were in it.
-    pub fn unpersist(&self, frame: &DataFrame) -> bool {
-        self.inner.cache.tables.uncache(frame.logical_plan())
+    ///
+    /// # Errors
+    /// [`Error::PermissionDenied`] for a reader.
+    pub fn unpersist(&self, frame: &DataFrame) -> Result<bool> {
+        self.may_change_cache("unpersisting a DataFrame")?;
+        Ok(self.inner.cache.tables.uncache(frame.logical_plan()))
+    }
+
+    /// Checks that what is kept for everybody may be changed: memory that one takes is another's no
+    /// more, and what is cached of a table is used by all.
+    fn may_change_cache(&self, what: &str) -> Result<()> {
+        self.inner.policy.require_writer(what)
     }
 
     /// `CACHE TABLE`.
     pub(crate) async fn cache_table(&self, cache: CacheTable) -> Result<QueryStream> {
+        self.may_change_cache("CACHE TABLE")?;
         let mut options = CacheOptions::parse(&cache.options)?;
         options.cluster_by = cache.cluster_by;
         let state = self.state();
@@ -51,7 +63,12 @@ impl Session {
             refuse_system(&reference, &entry, "be cached")?;
             let (name, owner) = self.cache_name(&reference);
             let plan = self.plan_of(&reference, &entry).await?;
-            let request = CacheRequest { name, owner, plan, options, is_lazy: cache.is_lazy };
+            let view = match &entry.definition {
+                Definition::View(view) => Some(view.clone()),
+                _ => None,
+            };
+            let is_lazy = cache.is_lazy;
+            let request = CacheRequest { name, owner, plan, view, options, is_lazy };
             self.inner.cache.tables.cache(&state, request).await?;
             return Ok(command_done("CACHE TABLE"));
         };
@@ -72,8 +89,9 @@ impl Session {
         let plan = named_columns(planned, &[])?;
         let name = CacheName { schema: TEMP.to_owned(), table: table.clone() };
         let owner = Some(self.inner.cache.id);
+        let is_lazy = cache.is_lazy;
         let request =
-            CacheRequest { name, owner, plan: plan.clone(), options, is_lazy: cache.is_lazy };
+            CacheRequest { name, owner, plan: plan.clone(), view: None, options, is_lazy };
         self.inner.cache.tables.cache(&state, request).await?;
         let provider = Arc::new(ViewTable::new(plan, Some(cache.text.clone())));
         let definition = Definition::Provider { provider, text: Some(cache.text) };
@@ -88,6 +106,7 @@ impl Session {
         name: &ObjectName,
         if_exists: bool,
     ) -> Result<QueryStream> {
+        self.may_change_cache("UNCACHE TABLE")?;
         let (reference, entry) = match self.find_table(name) {
             Err(Error::NotFound { .. }) if if_exists => return Ok(command_done("UNCACHE TABLE")),
             found => found?,
@@ -104,13 +123,15 @@ impl Session {
     }
 
     /// `CLEAR CACHE`.
-    pub(crate) fn clear_cache(&self) -> QueryStream {
+    pub(crate) fn clear_cache(&self) -> Result<QueryStream> {
+        self.may_change_cache("CLEAR CACHE")?;
         self.inner.cache.tables.clear();
-        command_done("CLEAR CACHE")
+        Ok(command_done("CLEAR CACHE"))
     }
 
     /// `REFRESH TABLE`: what was cached from it is cached anew from what is there now.
     pub(crate) async fn refresh_table(&self, name: &ObjectName) -> Result<QueryStream> {
+        self.may_change_cache("REFRESH TABLE")?;
         let (reference, entry) = self.find_table(name)?;
         refuse_system(&reference, &entry, "be refreshed")?;
         let plan = self.plan_of(&reference, &entry).await?;
@@ -118,7 +139,9 @@ impl Session {
         // Files that are not there any more are missed now, cached or not.
         let planned = guard(state.create_physical_plan(&plan)).await??;
         drop(planned);
-        self.inner.cache.tables.renew(&state, &providers_of(&plan), true).await?;
+        let (name, _) = self.cache_name(&reference);
+        let tables = &self.inner.cache.tables;
+        tables.renew(&state, Some(&name), &providers_of(&plan), true).await?;
         Ok(command_done("REFRESH TABLE"))
     }
 
@@ -130,7 +153,7 @@ impl Session {
     ) -> Result<()> {
         let providers = opened(entry);
         let tables = &self.inner.cache.tables;
-        let renewed = tables.renew(state, &providers, false).await;
+        let renewed = tables.renew(state, None, &providers, false).await;
         if renewed.is_err() {
             // The rows are in; a cached table that cannot follow must not hide them.
             tables.forget_readers(&providers);
@@ -160,7 +183,11 @@ impl Session {
         reference: &TableReference,
         entry: &Arc<TableEntry>,
     ) -> Result<LogicalPlan> {
-        let provider = self.inner.open_entry(entry).await?;
+        let scope = self.scope();
+        let provider = match self.inner.cached_view(reference, entry, &scope) {
+            Some(view) => view,
+            None => self.inner.open_entry(entry).await?,
+        };
         let source = provider_as_source(provider);
         Ok(LogicalPlanBuilder::scan(reference.clone(), source, None)?.build()?)
     }

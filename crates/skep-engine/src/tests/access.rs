@@ -84,6 +84,12 @@ async fn a_reader_changes_nothing() {
         "DROP TABLE IF EXISTS t".to_owned(),
         "DROP VIEW v".to_owned(),
         "DROP SCHEMA public CASCADE".to_owned(),
+        "CACHE TABLE t".to_owned(),
+        "CACHE LAZY TABLE c AS SELECT * FROM t".to_owned(),
+        "UNCACHE TABLE t".to_owned(),
+        "UNCACHE TABLE IF EXISTS nope".to_owned(),
+        "CLEAR CACHE".to_owned(),
+        "REFRESH TABLE t".to_owned(),
         format!("COPY t TO '{open}/out.csv'"),
         "SET s3.endpoint = 'http://somewhere'".to_owned(),
     ] {

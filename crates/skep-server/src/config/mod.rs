@@ -166,6 +166,9 @@ pub struct ResultsConfig {
     pub max_pending_count: usize,
     /// How long a result waits to be fetched before it is dropped.
     pub fetch_timeout: Duration,
+    /// Bytes of one query's rows that wait in memory for a client that takes them more slowly than
+    /// they are made; the rest waits on disk.
+    pub memory_bytes: usize,
     /// Bytes of rows in one message, about: a single row may be larger.
     pub message_bytes: usize,
     /// How long a ticket can be used. Fetched again, its query runs again.
@@ -183,6 +186,7 @@ impl Default for ResultsConfig {
         Self {
             max_pending_count: 1024,
             fetch_timeout: Duration::from_secs(60),
+            memory_bytes: CoordinatorOptions::default().result_memory_bytes,
             // Clients take 4 MiB by default, and encoding adds to it.
             message_bytes: 2 << 20,
             ticket_timeout: Duration::from_secs(10 * 60),
@@ -254,6 +258,8 @@ pub struct WorkerConfig {
     /// Most bytes of partitions in memory; what is more goes to disk, also while there is memory.
     /// `None` is what the memory limit gives.
     pub partition_memory_limit: Option<usize>,
+    /// Bytes of cached tables that stay in memory when running tasks need memory.
+    pub protected_cache: usize,
     /// Where partitions go that do not fit in memory; `None` is the system's directory for temporary
     /// files.
     pub data_dir: Option<PathBuf>,
@@ -282,6 +288,7 @@ impl WorkerConfig {
             slot_count: std::thread::available_parallelism().map_or(1, usize::from),
             memory_limit: None,
             partition_memory_limit: None,
+            protected_cache: 0,
             data_dir: None,
             spill_dir: None,
             wanted_id: None,

@@ -77,6 +77,7 @@ impl Wiring {
             small_query_bytes: config.planner.small_query_bytes,
             min_scan_bytes_per_task: config.planner.min_scan_bytes_per_task,
             token: config.token.clone(),
+            result_memory_bytes: config.results.memory_bytes,
             ..CoordinatorOptions::default()
         };
         let coordinator = Coordinator::start(options, store.clone(), runtime.clone(), fetcher);

@@ -2,6 +2,7 @@
 
 mod cached;
 mod damage;
+mod growing;
 mod kinds;
 mod leases;
 mod measure;

@@ -280,7 +280,7 @@ fn live_plan() -> Command {
         plan: Arc::new(EmptyExec::new(Arc::new(Schema::empty()))),
         task_count: 1,
         inputs: Vec::new(),
-        output: Output::Result,
+        output: Output::Result { in_order: false },
         place: Place::Workers,
     };
     let context = Arc::new(TaskContext::default());

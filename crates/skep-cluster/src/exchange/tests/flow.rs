@@ -7,6 +7,7 @@ use futures::future::{join_all, poll_immediate};
 
 use super::*;
 use crate::exchange::fetch::Arrival;
+use crate::scheduler::FetchFault;
 
 const BUDGET: usize = 256 << 10;
 
@@ -42,6 +43,38 @@ async fn outputs_that_nobody_polls_hold_nobody_up() {
     }
     assert!(most <= BUDGET + 20 * BATCH, "{most} bytes waited");
     assert_eq!(reader.pool.reserved(), 0);
+}
+
+#[tokio::test]
+async fn batches_of_an_output_that_is_still_written_come_as_they_are_made() {
+    let keeper = Keeper::start().await;
+    let reader = Reader::with(1 << 30, |config| config.stall_timeout = Duration::from_millis(1));
+    let task = reader.task();
+    let growing = RemoteOutput { is_growing: true, ..keeper.output(0, 0) };
+    let missing = bounded(task.open(growing.clone(), schema()).next()).await.unwrap();
+    assert_eq!(missing.unwrap_err().fault, FetchFault::Missing);
+    let spec = WriterSpec {
+        key: writer_key(0),
+        schema: schema(),
+        output_count: 1,
+        level: StorageLevel::MemoryAndDisk,
+    };
+    let mut writer = keeper.store.writer(spec).unwrap();
+    let mut stream = task.open(growing, schema());
+    let mut all = batches(0, 3).into_iter();
+    for _ in 0..2 {
+        let batch = all.next().unwrap();
+        writer.append(0, batch.clone()).await.unwrap();
+        assert_eq!(bounded(stream.next()).await.unwrap().unwrap(), batch);
+    }
+    // Longer than a reader waits for what is sealed.
+    let silence = timeout(Duration::from_millis(50), stream.next()).await;
+    assert!(silence.is_err(), "{silence:?}");
+    let batch = all.next().unwrap();
+    writer.append(0, batch.clone()).await.unwrap();
+    assert_eq!(bounded(stream.next()).await.unwrap().unwrap(), batch);
+    writer.seal().await.unwrap();
+    assert!(bounded(stream.next()).await.is_none());
 }
 
 #[tokio::test]

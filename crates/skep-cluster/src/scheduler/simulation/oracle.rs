@@ -425,6 +425,13 @@ impl Oracle {
                 let (stage, partition) = key(result.task);
                 ensure!(is_it && account.is_sealed(stage, partition), "not ready: {action:?}");
             }
+            Action::ResultBegun { result, site } => {
+                let account = self.accounts.get_mut(&result.task.query).ok_or("unknown query")?;
+                let (stage, _) = key(result.task);
+                let limit = account.graph.stages()[stage].row_limit;
+                let is_running = account.running(*result, *site).is_some();
+                ensure!(is_running && limit.is_none(), "not begun: {action:?}");
+            }
             Action::ResultWithdrawn { .. } | Action::RefuseWorker { .. } => {}
         }
         Ok(())

@@ -91,6 +91,7 @@ fn count_from_env(name: &str) -> Option<u64> {
 fn every_schedule_of_faults_gives_the_fault_free_result() {
     let mut faults: BTreeMap<&str, usize> = BTreeMap::new();
     let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
+    let (mut flows, mut lost_flows) = (0, 0);
     for seed in 0..count_from_env("SEEDS").unwrap_or(ORDINARY_SEEDS) {
         let failed =
             std::panic::catch_unwind(|| run(seed, false)).map_err(|_error| run(seed, true));
@@ -98,12 +99,15 @@ fn every_schedule_of_faults_gives_the_fault_free_result() {
         for (fault, count) in &world.fault_count {
             *faults.entry(fault).or_default() += count;
         }
+        flows += world.flow_count;
+        lost_flows += world.lost_flow_count;
         for account in world.oracle.accounts.values() {
             *outcomes.entry(format!("{:?}", account.outcome.unwrap())).or_default() += 1;
         }
         assert!(!world.profile.is_clean || world.faults().is_empty(), "seed {seed} is not clean");
     }
-    println!("{faults:?}\n{outcomes:?}");
+    println!("{faults:?}\n{outcomes:?}\n{flows} reads of unsealed results, {lost_flows} lost");
+    assert!(flows > 0 && lost_flows > 0, "results have been read while they were made, and lost");
     let every = [
         "all lost",
         "cancel",

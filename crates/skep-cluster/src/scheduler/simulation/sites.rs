@@ -74,6 +74,12 @@ impl SimSite {
             && self.plans.is_empty()
     }
 
+    /// Returns what an attempt has made so far, sealed or not.
+    pub(super) fn made(&self, attempt: TaskAttempt) -> Option<&Made> {
+        let running = self.running.get(&attempt).and_then(|(_, made)| made.as_ref());
+        self.sealed.get(&attempt).or(running)
+    }
+
     pub(super) fn site(&self) -> Site {
         if self.life.worker == COORDINATOR { Site::Coordinator } else { Site::Worker(self.life) }
     }

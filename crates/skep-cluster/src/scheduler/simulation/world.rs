@@ -45,6 +45,10 @@ pub(super) enum Message {
 pub(super) struct Reader {
     pub(super) rows: Vec<u64>,
     pub(super) current: Option<(TaskAttempt, Site)>,
+    /// Whether that is said to be sealed; else it is read while it is made.
+    is_sealed: bool,
+    /// Until when what it said is under way: it is heard in order.
+    last_word: Duration,
     pub(super) is_done: bool,
     /// What those rows were made of, and whether of two versions of anything.
     pub(super) versions: Versions,
@@ -67,6 +71,9 @@ pub(super) struct World {
     /// Pairs that cannot reach each other.
     pub(super) cuts: BTreeSet<(WorkerId, WorkerId)>,
     pub(super) fault_count: BTreeMap<&'static str, usize>,
+    /// Results that were read while they were made, and those of them that were then lost.
+    pub(super) flow_count: usize,
+    pub(super) lost_flow_count: usize,
     trace: VecDeque<String>,
 }
 
@@ -92,6 +99,8 @@ impl World {
             readers: BTreeMap::new(),
             cuts: BTreeSet::new(),
             fault_count: BTreeMap::new(),
+            flow_count: 0,
+            lost_flow_count: 0,
             trace: VecDeque::new(),
         }
     }
@@ -246,18 +255,18 @@ impl World {
             return;
         }
         match action {
-            Action::ResultReady { result, site, .. } => {
-                let (query, partition) = (result.task.query, result.task.partition);
-                let Some(reader) = self.readers.get_mut(&(query, partition)) else { return };
-                reader.current = Some((result, site));
-                self.after(0, 20, Message::Client { query, partition, attempt: result, tries: 0 });
+            Action::ResultBegun { result, site } if self.flows(result) => {
+                self.begin_reading(result, site, false);
             }
+            Action::ResultReady { result, site, .. } => self.begin_reading(result, site, true),
             Action::ResultWithdrawn { result } => {
                 let reader = self.readers.get_mut(&(result.task.query, result.task.partition));
                 if let Some(reader) = reader
                     && reader.current.is_some_and(|(current, _)| current == result)
                 {
                     reader.current = None;
+                    let is_lost_flow = !reader.is_sealed && !reader.rows.is_empty();
+                    self.lost_flow_count += usize::from(is_lost_flow);
                 }
             }
             Action::WorkerLost { life, .. } if self.rng.chance(70) => {
@@ -268,6 +277,35 @@ impl World {
         }
     }
 
+    /// Whether what attempts of the result give is read before it is sealed: if another attempt
+    /// gives the same of the same input.
+    fn flows(&self, result: TaskAttempt) -> bool {
+        let graph = &self.oracle.accounts[&result.task.query].graph;
+        let is_by_chance = graph.stages().last().is_none_or(|stage| stage.is_by_chance);
+        graph.replay() == Replay::Exact && !is_by_chance
+    }
+
+    fn begin_reading(&mut self, attempt: TaskAttempt, site: Site, is_sealed: bool) {
+        let (query, partition) = (attempt.task.query, attempt.task.partition);
+        let Some(reader) = self.readers.get_mut(&(query, partition)) else { return };
+        let is_read = reader.current == Some((attempt, site));
+        reader.current = Some((attempt, site));
+        reader.is_sealed = is_sealed;
+        if !is_read {
+            self.after(0, 20, Message::Client { query, partition, attempt, tries: 0 });
+        }
+    }
+
+    /// Sends what the reader of a result says; all of it is heard in order.
+    fn say(&mut self, event: Event, result: TaskAttempt, latest: u64) {
+        let when = self.now + self.rng.millis(0, latest);
+        let key = (result.task.query, result.task.partition);
+        let Some(reader) = self.readers.get_mut(&key) else { return };
+        reader.last_word = reader.last_word.max(when);
+        let when = reader.last_word;
+        self.at(when, Message::Up { from: None, event });
+    }
+
     fn client(&mut self, query: QueryId, partition: usize, attempt: TaskAttempt, tries: u32) {
         let Some(reader) = self.readers.get(&(query, partition)) else { return };
         let Some((current, site)) = reader.current else { return };
@@ -275,42 +313,55 @@ impl World {
             return;
         }
         let position = reader.rows.len();
-        let graph = &self.oracle.accounts[&query].graph;
-        let is_exact = graph.replay() == Replay::Exact
-            && !graph.stages().iter().any(|stage| stage.is_by_chance);
+        let is_sealed = reader.is_sealed;
+        let is_exact = self.oracle.accounts[&query].graph.replay() == Replay::Exact;
         let fault = match self.reachable(COORDINATOR, site) {
             Err(true) if tries < 3 => {
                 let retry = Message::Client { query, partition, attempt, tries: tries + 1 };
                 return self.after(300, 500, retry);
             }
             Err(_) => Some(FetchFault::Refused),
-            Ok(state) if !state.sealed.contains_key(&attempt) => Some(FetchFault::Missing),
+            Ok(state) if is_sealed && !state.sealed.contains_key(&attempt) => {
+                Some(FetchFault::Missing)
+            }
+            Ok(state) if state.made(attempt).is_none_or(|made| made.rows.len() <= position) => {
+                if is_sealed {
+                    None
+                } else {
+                    // Not made yet, or its end not said yet.
+                    let next = Message::Client { query, partition, attempt, tries: 0 };
+                    return self.after(5, 200, next);
+                }
+            }
             Ok(_) => None,
         };
         if let Some(fault) = fault {
             self.readers.get_mut(&(query, partition)).unwrap().current = None;
+            if !is_sealed {
+                return;
+            }
             let message = "cannot fetch".to_owned();
             let event = Event::ResultFetchFailed { result: attempt, fault, message };
             return self.tell(vec![event]);
         }
         let chunk = 1 + self.rng.below(3) as usize;
-        let made = self.site(site).sealed[&attempt].clone();
+        let Some(made) = self.site(site).made(attempt).cloned() else { return };
         let rows = made.rows;
         let chunk: Vec<u64> = rows.iter().skip(position).take(chunk).copied().collect();
+        self.flow_count += usize::from(!is_sealed);
         let reader = self.readers.get_mut(&(query, partition)).unwrap();
         reader.rows.extend(chunk);
         reader.clash = reader.clash.or(combine(&mut reader.versions, &made.versions));
-        reader.is_done = reader.rows.len() >= rows.len();
+        reader.is_done = is_sealed && reader.rows.len() >= rows.len();
         let (count, is_done) = (reader.rows.len() as u64, reader.is_done);
         let delivered = Event::ResultDelivered { result: attempt, rows: count };
         if is_exact {
-            self.after(0, 10, Message::Up { from: None, event: delivered });
+            self.say(delivered, attempt, 10);
         } else {
             self.tell(vec![delivered]);
         }
         if is_done {
-            let event = Event::ResultFetched { result: attempt };
-            self.after(0, 20, Message::Up { from: None, event });
+            self.say(Event::ResultFetched { result: attempt }, attempt, 20);
         } else {
             let next = Message::Client { query, partition, attempt, tries: 0 };
             self.after(1, self.profile.client_pause, next);

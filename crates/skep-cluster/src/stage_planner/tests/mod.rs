@@ -74,7 +74,7 @@ fn assert_all_is_read(plan: &StagePlan, text: &str) {
             let count = reads.remove(&(stage.id, task, output)).unwrap_or(0);
             let is_right = match stage.output {
                 Output::Broadcast => count >= 1,
-                Output::Result => count == 0,
+                Output::Result { .. } => count == 0,
                 _ => count == 1,
             };
             assert!(is_right, "{}.{task}.{output} is read {count} times\n{text}", stage.id);

@@ -152,7 +152,7 @@ fn gathering(_context: &TaskContext) -> DataFusionResult<DecodedStage> {
         futures::stream::empty::<DataFusionResult<RecordBatch>>().boxed()
     });
     let read = ExchangeReadExec::over(StageId(0), &producers, &Output::Gather, Exchange::Gather)?;
-    Ok(decoded(Arc::new(read), Output::Result))
+    Ok(decoded(Arc::new(read), Output::Result { in_order: false }))
 }
 
 #[tokio::test]

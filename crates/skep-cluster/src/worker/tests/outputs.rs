@@ -9,7 +9,9 @@ use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_plan::joins::CrossJoinExec;
 use datafusion::physical_plan::metrics::Time;
+use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
 
 use super::super::output::{OutputWriter, Waiting};
 use super::rows::{RowsExec, number_schema, numbered, numbers};
@@ -97,7 +99,7 @@ async fn what_lies_on_the_site_is_read_and_passed_on_without_a_copy() {
         site.plan(query, 1, move |_context| {
             let read =
                 ExchangeReadExec::over(StageId(0), &above, &Output::Gather, Exchange::Gather)?;
-            Ok(decoded(Arc::new(read), Output::Result))
+            Ok(decoded(Arc::new(read), Output::Result { in_order: false }))
         });
         let made = site.finish(attempt(query, 0, 0, 0), vec![]).await;
         let sources = vec![source(attempt(query, 0, 0, 0), site.site)];
@@ -187,4 +189,46 @@ async fn a_task_without_rows_seals_empty_outputs() {
     let output = site.finish(attempt(1, 0, 0, 0), vec![]).await;
     assert_eq!((output.rows, output.bytes), (0, vec![0, 0, 0]));
     assert!(site.read(attempt(1, 0, 0, 0), 2).await.is_empty());
+}
+
+#[tokio::test]
+async fn the_result_reads_the_same_however_its_input_was_cut() {
+    let cuts: [&[usize]; 3] = [&[300], &[7, 100, 93, 100], &[1, 1, 298]];
+    let mut seen = Vec::new();
+    for (query, cut) in (1..).zip(cuts) {
+        let mut site = Fixture::new();
+        let mut sources = Vec::new();
+        let first: Arc<dyn ExecutionPlan> = RowsExec::streams(number_schema(), 3, {
+            let cut = cut.to_vec();
+            move |partition, _context| {
+                let mut next = partition as i64 * 300;
+                let batch = |rows: &usize| {
+                    next += *rows as i64;
+                    Ok(numbered(next - *rows as i64, *rows))
+                };
+                let batches: Vec<_> = cut.iter().map(batch).collect();
+                Box::pin(futures::stream::iter(batches))
+            }
+        });
+        let made = Arc::clone(&first);
+        site.plan(query, 0, move |_context| Ok(decoded(Arc::clone(&made), Output::Gather)));
+        site.plan(query, 1, move |_context| {
+            let output = Output::Gather;
+            let read = ExchangeReadExec::over(StageId(0), &first, &output, Exchange::Gather)?;
+            let read: Arc<dyn ExecutionPlan> = Arc::new(read);
+            // The rows of this one, whatever stands above: a join with a single row.
+            let one: Arc<dyn ExecutionPlan> =
+                Arc::new(PlaceholderRowExec::new(Arc::new(Schema::empty())));
+            Ok(decoded(Arc::new(CrossJoinExec::new(one, read)), Output::Result { in_order: true }))
+        });
+        for partition in (0..3).rev() {
+            site.finish(attempt(query, 0, partition, 0), vec![]).await;
+            sources.push(source(attempt(query, 0, partition, 0), site.site));
+        }
+        site.finish(attempt(query, 1, 0, 0), sources).await;
+        let batches = site.read(attempt(query, 1, 0, 0), 0).await;
+        assert_eq!(numbers(&batches), (0..900).collect::<Vec<_>>());
+        seen.push(batches.iter().map(RecordBatch::num_rows).collect::<Vec<_>>());
+    }
+    assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "{seen:?}");
 }

@@ -81,7 +81,7 @@ async fn a_data_frame_is_cached_and_taken_out() {
     let rows: usize = stream.collect().await.unwrap().iter().map(RecordBatch::num_rows).sum();
     assert_eq!(rows, 1000);
     assert_eq!(fixture.figure("hits").await, 6);
-    assert!(fixture.session.unpersist(&frame));
-    assert!(!fixture.session.unpersist(&frame));
+    assert!(fixture.session.unpersist(&frame).unwrap());
+    assert!(!fixture.session.unpersist(&frame).unwrap());
     assert_eq!(fixture.run("SELECT * FROM system.cached_tables").await, [""; 0]);
 }

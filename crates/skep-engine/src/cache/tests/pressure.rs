@@ -42,6 +42,56 @@ async fn rows_in_memory_alone_are_kept_as_far_as_there_is_room() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn cached_tables_have_no_more_memory_than_they_may() {
+    const LIMIT: u64 = 3 << 20;
+    let fixture = Fixture::new(|config| {
+        config.cache_memory_limit = Some(LIMIT as usize);
+        config.target_partitions = Some(8);
+    })
+    .await;
+    fixture.lineitem(0.02).await;
+    let before = fixture.run(LINES).await;
+    fixture.run("CACHE TABLE lineitem OPTIONS ('storageLevel' 'MEMORY_ONLY')").await;
+    let memory = fixture.figure("memory_bytes").await;
+    assert!(memory > LIMIT / 3 && memory <= LIMIT, "{memory}");
+    assert_eq!(fixture.run(LINES).await, before);
+    assert!(fixture.figure("misses").await > 0);
+    fixture.run("CLEAR CACHE").await;
+    fixture.run("CACHE TABLE lineitem").await;
+    assert!(fixture.figure("memory_bytes").await <= LIMIT);
+    assert!(fixture.figure("disk_bytes").await > 0);
+    assert_eq!(fixture.run(LINES).await, before);
+    assert_eq!(fixture.figure("misses").await, 0);
+}
+
+/// Keeps a group for each row.
+const HUNGRY: &str = "SELECT count(*), max(texts) FROM (SELECT l_orderkey, l_linenumber, \
+    max(l_comment) AS texts FROM lineitem GROUP BY l_orderkey, l_linenumber)";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cached_tables_yield_to_queries_down_to_their_share() {
+    let (mut left, mut answers) = (Vec::new(), Vec::new());
+    for protected in [0, 3 << 20, 1 << 30] {
+        let fixture = Fixture::new(|config| {
+            config.memory_limit = Some(20 << 20);
+            config.protected_cache = protected;
+        })
+        .await;
+        fixture.lineitem(0.02).await;
+        fixture.run("CACHE TABLE lineitem").await;
+        let before = fixture.figure("memory_bytes").await;
+        assert!(before > 6 << 20, "{before}");
+        answers.push(fixture.run(HUNGRY).await);
+        left.push((before, fixture.figure("memory_bytes").await));
+    }
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+    let [(before, none), (_, some), (all_before, all)] = left[..] else { panic!("{left:?}") };
+    assert!(none < 3 << 20 && none < before, "{left:?}");
+    assert!(some >= 3 << 20 && some < before, "{left:?}");
+    assert_eq!(all, all_before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_that_would_come_out_otherwise_are_kept_all_or_not_at_all() {
     let fixture = Fixture::new(|config| config.memory_limit = Some(6 << 20)).await;
     fixture.lineitem(0.03).await;

@@ -25,7 +25,7 @@ pub(super) fn context() -> SessionContext {
         .with_default_features()
         .with_analyzer_rules(super::analyzer_rules(None))
         .with_optimizer_rules(super::optimizer_rules())
-        .with_physical_optimizer_rules(super::physical_optimizer_rules())
+        .with_physical_optimizer_rules(super::physical_optimizer_rules(None))
         .build();
     let context = SessionContext::new_with_state(state);
     for function in crate::functions::aggregate_functions() {
