@@ -139,10 +139,9 @@ fn a_worker_reads_a_configuration_file_too() {
     assert_eq!(slots(), "slots,memory_limit_bytes\n3,268435456\n");
     drop(worker);
     // A flag goes before it.
-    let mut args = vec!["worker", "--config", path, "--exit-with-stdin"];
-    let wrong = run(&[&args[..], &["--token", "wasps"]].concat());
+    let wrong = run(&["worker", "--config", path, "--token", "wasps"]);
     assert!(wrong.stderr.contains("does not know the cluster's token"), "{}", wrong.stderr);
-    args.extend(["--slots", "1"]);
+    let args = ["worker", "--config", path, "--slots", "1", "--exit-with-stdin"];
     let worker = Role::start(&args);
     assert!(worker.line().starts_with("worker "));
     assert!(slots().contains("1,268435456\n"));

@@ -158,8 +158,8 @@ fn cluster(directory: &Path, more: &[&str]) -> (Role, String) {
 
 /// Runs a join whose rows must travel between the workers.
 fn join(url: &str, ca: &str) {
-    let script = "CREATE TABLE a AS SELECT value AS k, value % 100 AS g FROM generate_series(1, 50000); \
-                  CREATE TABLE b AS SELECT value AS k, value % 7 AS h FROM generate_series(1, 50000); \
+    let script = "CREATE OR REPLACE TABLE a AS SELECT value AS k, value % 100 AS g FROM generate_series(1, 50000); \
+                  CREATE OR REPLACE TABLE b AS SELECT value AS k, value % 7 AS h FROM generate_series(1, 50000); \
                   SELECT count(*) AS n, sum(g * h) AS s FROM a JOIN b USING (k)";
     let here = run(&["--format", "csv", "-c", script]).success();
     let there = run(&[url, "--tls-ca", ca, "--format", "csv", "-c", script]).success();

@@ -217,8 +217,7 @@ mod tests {
     use datafusion::arrow::array::RecordBatch;
     use datafusion::arrow::datatypes::Schema;
     use datafusion::arrow::record_batch::RecordBatchOptions;
-    use datafusion::catalog::memory::MemorySourceConfig;
-    use datafusion::execution::TaskContext;
+    use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
     use futures::Stream;
     use skep_proto::ErrorCode;
 
@@ -267,18 +266,23 @@ mod tests {
     async fn how_far_a_query_is_is_told_by_what_was_read() {
         let queries = queries(4);
         assert_eq!(queries.fraction(QueryId(1)), None);
-        let table: Vec<_> = (0..4).map(|_number| vec![batch(25)]).collect();
-        let plan: Arc<dyn ExecutionPlan> =
-            MemorySourceConfig::try_new_exec(&table, Arc::new(Schema::empty()), None).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("t.parquet");
+        let file = file.to_str().unwrap();
+        let config = SessionConfig::new().with_batch_size(25).with_target_partitions(1);
+        let session = SessionContext::new_with_config(config);
+        let copy = format!("COPY (SELECT value FROM generate_series(1, 100)) TO '{file}'");
+        session.sql(&copy).await.unwrap().collect().await.unwrap();
+        let read = session.read_parquet(file, ParquetReadOptions::default()).await.unwrap();
+        let plan = read.create_physical_plan().await.unwrap();
         let query = queries.begin(QueryId(1), None, None);
         assert_eq!(queries.fraction(QueryId(1)), Some(0.0));
         let query = query.of(&plan);
         assert_eq!(queries.fraction(QueryId(1)), Some(0.0));
-        let context = Arc::new(TaskContext::default());
-        let mut rows = query.follow(plan.execute(0, context).unwrap());
-        rows.next().await.unwrap().unwrap();
-        assert_eq!(queries.fraction(QueryId(1)), Some(0.25));
-        assert!(rows.next().await.is_none());
+        let mut rows = query.follow(plan.execute(0, session.task_ctx()).unwrap());
+        let first = rows.next().await.unwrap().unwrap();
+        assert_eq!(queries.fraction(QueryId(1)), Some(first.num_rows() as f64 / 100.0));
+        while rows.next().await.is_some() {}
         assert_eq!(queries.fraction(QueryId(1)), None);
     }
 

@@ -17,7 +17,7 @@ use arrow_flight::sql::{
     CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables,
     CommandGetXdbcTypeInfo, CommandPreparedStatementQuery, CommandPreparedStatementUpdate,
     CommandStatementIngest, CommandStatementQuery, CommandStatementSubstraitPlan,
-    CommandStatementUpdate, DoPutPreparedStatementResult, SqlInfo, SubstraitPlan,
+    CommandStatementUpdate, DoPutPreparedStatementResult, ProstMessageExt, SqlInfo, SubstraitPlan,
     TicketStatementQuery,
 };
 use arrow_flight::{
@@ -144,6 +144,20 @@ impl SqlService {
             command => metadata::schema_of(command).ok_or_else(malformed)?,
         };
         Ok(SchemaResult { schema: encode_schema(&schema)? })
+    }
+
+    /// Prepares a Substrait plan, and answers with its handle.
+    pub(super) async fn prepare_plan(
+        &self,
+        request: Request<Action>,
+    ) -> Result<Response<Answers<arrow_flight::Result>>, Status> {
+        let command = Any::decode(&*request.get_ref().body)
+            .ok()
+            .and_then(|any| any.unpack::<ActionCreatePreparedSubstraitPlanRequest>().ok()?)
+            .ok_or_else(malformed)?;
+        let created = self.do_action_create_prepared_substrait_plan(command, request).await?;
+        let result = arrow_flight::Result { body: created.as_any().encode_to_vec().into() };
+        Ok(Response::new(stream::iter([Ok(result)]).boxed()))
     }
 
     /// Begins a statement, or says how far one is.

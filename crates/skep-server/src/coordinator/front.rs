@@ -19,6 +19,9 @@ use tonic::{Code, Request, Response, Status, Streaming, async_trait};
 use super::flight_sql::{SqlService, malformed};
 use crate::status::refuse;
 
+/// The action whose result arrow-flight makes and then drops.
+const PREPARE_PLAN: &str = "CreatePreparedSubstraitPlan";
+
 /// A stream of answers.
 pub(super) type Answers<T> = BoxStream<'static, Result<T, Status>>;
 
@@ -129,6 +132,9 @@ impl<E: Exchanges> FlightService for Front<E> {
         request: Request<Action>,
     ) -> Result<Response<Self::DoActionStream>, Status> {
         let request = self.enter(request)?;
+        if request.get_ref().r#type == PREPARE_PLAN {
+            return self.sql.prepare_plan(request).await.map_err(explained);
+        }
         FlightService::do_action(&*self.sql, request).await.map_err(explained)
     }
 

@@ -20,7 +20,7 @@ use datafusion_substrait::substrait::proto::extensions::simple_extension_declara
 use datafusion_substrait::substrait::proto::plan_rel::RelType as RootType;
 use datafusion_substrait::substrait::proto::read_rel::{LocalFiles, ReadType};
 use datafusion_substrait::substrait::proto::rel::RelType;
-use datafusion_substrait::substrait::proto::{Plan, ReadRel, Rel, RelRoot, WriteRel};
+use datafusion_substrait::substrait::proto::{Plan, ReadRel, Rel, RelRoot};
 use prost::Message;
 use skep_client::{Client, ErrorCode, Statement, substrait_plan};
 use skep_testkit::render;
@@ -257,7 +257,7 @@ async fn what_a_plan_has_that_there_is_not_is_said() {
     none.relations.clear();
     for (plan, code, message) in [
         (named(RelType::Read(Box::new(files))), ErrorCode::Unimplemented, "a read of files"),
-        (named(RelType::Write(Box::new(WriteRel::default()))), ErrorCode::Unimplemented, ""),
+        (named(RelType::Write(Box::default())), ErrorCode::Unimplemented, ""),
         (named(RelType::Read(Box::new(nothing))), ErrorCode::InvalidArgument, "names nothing"),
         (named(RelType::Read(Box::new(no_schema))), ErrorCode::InvalidArgument, "no schema"),
         (named(RelType::Cross(Box::default())), ErrorCode::InvalidArgument, "cannot be read"),
