@@ -5,9 +5,12 @@
 //! README.md has the commands and the figures.
 
 mod cache;
+mod clients;
 mod cluster;
+mod flight;
 mod flow;
 mod memory;
+mod plain_flight;
 mod processes;
 mod recovery;
 mod scheduling;
@@ -53,6 +56,13 @@ enum Benchmark {
     Flow(flow::FlowArguments),
     /// A query whose exchanges are three times the workers' memory, and with memory enough.
     Spill(spill::SpillArguments),
+    /// `SELECT *` through Flight SQL and through a plain arrow-flight server.
+    Flight(flight::FlightArguments),
+    /// Many clients with small queries at a time.
+    Clients(clients::ClientsArguments),
+    /// The plain server that `flight` starts.
+    #[command(hide = true)]
+    ServePlainFlight(plain_flight::ServeArguments),
 }
 
 fn main() -> Result<()> {
@@ -67,6 +77,9 @@ fn main() -> Result<()> {
         Benchmark::Scheduling(arguments) => scheduling::run(&arguments)?,
         Benchmark::Flow(arguments) => flow::run(&arguments)?,
         Benchmark::Spill(arguments) => spill::run(&arguments)?,
+        Benchmark::Flight(arguments) => flight::run(&arguments)?,
+        Benchmark::Clients(arguments) => clients::run(&arguments)?,
+        Benchmark::ServePlainFlight(arguments) => return plain_flight::serve(&arguments),
     };
     if arguments.save { baseline::save(&name, &figures) } else { Ok(()) }
 }

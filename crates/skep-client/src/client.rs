@@ -8,7 +8,9 @@ use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::encode::{DictionaryHandling, FlightDataEncoderBuilder};
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
-use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt};
+use arrow_flight::sql::{
+    CommandStatementQuery, CommandStatementSubstraitPlan, ProstMessageExt, SubstraitPlan,
+};
 use arrow_flight::{
     Action, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightData,
     FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest,
@@ -133,6 +135,17 @@ impl Client {
         self.run(command.as_any().encode_to_vec()).await
     }
 
+    /// Runs a query that is a Substrait plan: the bytes of a `substrait.Plan`.
+    ///
+    /// # Errors
+    /// As [`execute`](Self::execute); `InvalidArgument` for what is no plan, `Unimplemented` for
+    /// relations and functions that the coordinator does not have.
+    pub async fn execute_substrait(&self, plan: impl Into<Bytes>) -> Result<Statement> {
+        let plan = SubstraitPlan { plan: plan.into(), version: String::new() };
+        let command = CommandStatementSubstraitPlan { plan: Some(plan), transaction_id: None };
+        self.run(command.as_any().encode_to_vec()).await
+    }
+
     /// Runs a command whose answer is rows.
     pub(crate) async fn run(&self, command: Vec<u8>) -> Result<Statement> {
         let descriptor = FlightDescriptor::new_cmd(command);
@@ -253,6 +266,18 @@ impl Client {
                 })
             }
         }
+    }
+
+    /// Returns the columns of a query's rows, with the types that the engine has.
+    #[cfg(feature = "dataframe")]
+    pub(crate) async fn schema_of(&self, sql: String) -> Result<arrow_schema::Schema> {
+        let command = CommandStatementQuery { query: sql, transaction_id: None };
+        let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
+        let mut service = self.service.clone();
+        let answer = service.get_schema(self.request(descriptor)).await;
+        let answer = answer.map_err(|status| self.failed(&status))?;
+        let schema = arrow_schema::Schema::try_from(answer.into_inner());
+        schema.map_err(|error| self.unexpected(error))
     }
 
     async fn fetch(&self, endpoint: FlightEndpoint) -> Result<FlightRecordBatchStream> {

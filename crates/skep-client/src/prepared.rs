@@ -4,9 +4,9 @@ use arrow_array::RecordBatch;
 use arrow_flight::IpcMessage;
 use arrow_flight::sql::{
     ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest,
-    ActionCreatePreparedStatementResult, Any, CommandPreparedStatementQuery,
-    CommandPreparedStatementUpdate, DoPutPreparedStatementResult, DoPutUpdateResult,
-    ProstMessageExt,
+    ActionCreatePreparedStatementResult, ActionCreatePreparedSubstraitPlanRequest, Any,
+    CommandPreparedStatementQuery, CommandPreparedStatementUpdate, DoPutPreparedStatementResult,
+    DoPutUpdateResult, ProstMessageExt, SubstraitPlan,
 };
 use arrow_schema::{Schema, SchemaRef};
 use bytes::Bytes;
@@ -34,8 +34,22 @@ impl Client {
     pub async fn prepare(&self, sql: &str) -> Result<Prepared> {
         let request =
             ActionCreatePreparedStatementRequest { query: sql.to_owned(), transaction_id: None };
-        let body = request.as_any().encode_to_vec();
-        let answers = self.act("CreatePreparedStatement", body).await?;
+        self.created("CreatePreparedStatement", request.as_any().encode_to_vec()).await
+    }
+
+    /// Prepares a query that is a Substrait plan: the bytes of a `substrait.Plan`.
+    ///
+    /// # Errors
+    /// As [`execute_substrait`](Self::execute_substrait).
+    pub async fn prepare_substrait(&self, plan: impl Into<Bytes>) -> Result<Prepared> {
+        let plan = SubstraitPlan { plan: plan.into(), version: String::new() };
+        let request =
+            ActionCreatePreparedSubstraitPlanRequest { plan: Some(plan), transaction_id: None };
+        self.created("CreatePreparedSubstraitPlan", request.as_any().encode_to_vec()).await
+    }
+
+    async fn created(&self, action: &str, body: Vec<u8>) -> Result<Prepared> {
+        let answers = self.act(action, body).await?;
         let created = answers.first().and_then(|answer| {
             let any = Any::decode(answer.as_ref()).ok()?;
             any.unpack::<ActionCreatePreparedStatementResult>().ok()?

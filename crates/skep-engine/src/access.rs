@@ -4,8 +4,9 @@
 //! done: where a table is made, written or dropped, where a statement names files itself, where the
 //! process shows what others do. So it does not matter which way a statement came.
 //!
-//! **Invariant:** whoever is not an admin names files only below the allowed roots. Tables and views
-//! that are kept were allowed when they were made, and are open to all.
+//! **Invariant:** whoever is not an admin names files only below the allowed roots. Tables that are
+//! kept were allowed when they were made, and are open to all; so are views that an admin made. The
+//! files of other views are those of whoever uses them: roots that become narrower reach them.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

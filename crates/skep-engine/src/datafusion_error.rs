@@ -68,9 +68,10 @@ fn convert(error: &DataFusionError) -> Error {
         DataFusionError::IoError(io) => convert_io(io),
         DataFusionError::SQL(parser, _) => convert_parser(parser),
         DataFusionError::NotImplemented(message) => unsupported_error(&tidy(message)),
-        DataFusionError::Plan(message) | DataFusionError::Configuration(message) => {
-            plan_error(&tidy(message))
-        }
+        // Whoever sent a Substrait plan made it.
+        DataFusionError::Plan(message)
+        | DataFusionError::Configuration(message)
+        | DataFusionError::Substrait(message) => plan_error(&tidy(message)),
         DataFusionError::SchemaError(schema, _) => convert_schema(schema),
         DataFusionError::Execution(message) => Error::Data { message: tidy(message), hint: None },
         DataFusionError::ExecutionJoin(join) => convert_join(join),
@@ -86,9 +87,7 @@ fn convert(error: &DataFusionError) -> Error {
             errors.first().map_or_else(|| internal("an empty list of errors"), convert)
         }
         DataFusionError::Shared(shared) => convert(shared),
-        DataFusionError::Internal(message)
-        | DataFusionError::Substrait(message)
-        | DataFusionError::Ffi(message) => internal(message),
+        DataFusionError::Internal(message) | DataFusionError::Ffi(message) => internal(message),
     }
 }
 

@@ -27,6 +27,7 @@ mod runtime;
 mod session;
 mod settings;
 mod sql;
+mod substrait;
 mod task_settings;
 #[cfg(test)]
 mod tests;
@@ -46,7 +47,9 @@ pub use query::{LocalExecutor, QueryExecutor, QueryStream, QueryTag, QueryText, 
 pub use runtime::{build_runtime, default_memory_limit};
 pub use session::Session;
 pub use settings::read_duration;
+pub use skep_proto::{IfExists, IfMissing, Ingest};
+pub use sql::Description;
 pub use sql::secrets::mask_secrets;
 pub use sql::split::{ScriptSplitter, ScriptStatement};
-pub use sql::{Description, IfExists, IfMissing, Ingest};
+pub use substrait::SUBSTRAIT_VERSIONS;
 pub use task_settings::TaskSettings;

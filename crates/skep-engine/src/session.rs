@@ -214,8 +214,15 @@ impl Session {
 
     /// The same session, in which this statement is being run until its deadline.
     pub(crate) fn running(&self, text: &str, statement: &Statement) -> Self {
-        let deadline = self.new_deadline().filter(|_deadline| may_be_late(statement));
-        Self { deadline, ..self.with_text(text) }
+        match may_be_late(statement) {
+            true => self.running_text(text),
+            false => self.with_text(text),
+        }
+    }
+
+    /// The same session, in which what this text stands for is being run until its deadline.
+    pub(crate) fn running_text(&self, text: &str) -> Self {
+        Self { deadline: self.new_deadline(), ..self.with_text(text) }
     }
 
     /// Waits for work of this session, and watches over its rows, until the deadline.
@@ -471,7 +478,7 @@ impl SessionInner {
     }
 
     /// Opens what a name means: a temporary table, a table, a file.
-    async fn open_reference(
+    pub(crate) async fn open_reference(
         &self,
         state: &SessionState,
         reference: &TableReference,
@@ -550,14 +557,15 @@ impl SessionInner {
                 Ok(Arc::clone(opened))
             }
             Definition::View(view) => {
-                let plan = Box::pin(self.plan_view(state, view, view_depth, true)).await?;
+                // What an admin's view names is open to all.
+                let plan = Box::pin(self.plan_view(state, view, view_depth, view.by_admin)).await?;
                 Ok(Arc::new(ViewTable::new(plan, Some(view.query.clone()))))
             }
         }
     }
 
-    /// Plans a view's text anew, so that it follows its tables. `is_checked` says whether its maker
-    /// was asked whether they may name its files.
+    /// Plans a view's text anew, so that it follows its tables. `is_checked` says whether its files
+    /// may be named, whoever asks.
     pub(crate) async fn plan_view(
         &self,
         state: &SessionState,

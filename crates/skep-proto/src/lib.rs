@@ -1,9 +1,10 @@
 //! The wire contract of skep: what crosses a process boundary, free of DataFusion.
 //!
-//! The closed list of error codes, which the engine speaks and every protocol maps; and with the
-//! feature `grpc` the messages between the processes of a cluster.
+//! The closed list of error codes, which the engine speaks and every protocol maps; what can be said
+//! of rows that go into a table; and with the feature `grpc` the messages between the processes of a cluster.
 
 mod error_code;
+mod ingest;
 
 /// The messages and services between the processes of a cluster, as `proto/cluster.proto` has them.
 #[cfg(feature = "grpc")]
@@ -28,3 +29,4 @@ pub mod client {
 }
 
 pub use error_code::ErrorCode;
+pub use ingest::{IfExists, IfMissing, Ingest};

@@ -51,6 +51,17 @@ pub(crate) struct ConnectionLife {
     gate: Arc<Gate>,
 }
 
+#[cfg(test)]
+impl ConnectionLife {
+    /// Makes one of no connection.
+    pub(crate) fn alone(number: u64) -> Arc<Self> {
+        let open_count = AtomicUsize::new(1);
+        let gate =
+            Gate { max_count: 1, max_newcomer_count: 1, open_count, newcomers: Mutex::default() };
+        Arc::new(Self { number, gate: Arc::new(gate) })
+    }
+}
+
 impl Drop for ConnectionLife {
     fn drop(&mut self) {
         self.gate.open_count.fetch_sub(1, Ordering::Relaxed);

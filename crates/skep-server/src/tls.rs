@@ -1,25 +1,53 @@
-//! Certificates and keys, read once at the start.
+//! Certificates and keys, read at the start and again when their files change.
 //!
 //! A process with a certificate speaks TLS with everybody, and expects it of the other processes of
 //! its cluster. With an authority for the cluster (`client_ca`), processes show each other their
 //! certificates; a client need not have one.
+//!
+//! Whoever greets or is greeted gets what the files say now: they are looked at then, but not more
+//! often than each [`LOOK_INTERVAL`]. Files that do not fit together leave what held before, with a
+//! warning: a certificate and its key are two files, and are not renewed in one moment.
 
 use std::error::Error as _;
-use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+use std::{fmt, fs, io};
 
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity, ServerTlsConfig};
+use parking_lot::Mutex;
+use skep_cluster::client_tls::ClientTls;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+use tokio_rustls::server::TlsStream;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tracing::{info, warn};
 
 use crate::config::TlsConfig;
+use crate::connection::Connection;
 use crate::error::{Error, Result};
 
+/// How often the files are looked at, at most.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// What a process needs for TLS, both ways.
-#[derive(Debug, Clone)]
-pub(crate) struct Tls {
+#[derive(Clone)]
+struct Tls {
     /// For those who connect to it.
-    pub(crate) server: ServerTlsConfig,
+    server: Arc<ServerConfig>,
     /// For those that it connects to.
-    pub(crate) client: ClientTlsConfig,
+    client: ClientTlsConfig,
+}
+
+impl fmt::Debug for Tls {
+    /// Shows nothing of keys.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").finish_non_exhaustive()
+    }
 }
 
 /// Whether a process may connect that shows no certificate.
@@ -31,12 +59,101 @@ pub(crate) enum Strangers {
     Refused,
 }
 
-impl TlsConfig {
+/// Certificates and keys that are renewed while the process runs.
+#[derive(Debug)]
+pub(crate) struct Certificates {
+    config: TlsConfig,
+    strangers: Strangers,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    tls: Tls,
+    /// Counts what was read.
+    number: u64,
+    stamps: Vec<Stamp>,
+    looked: Instant,
+}
+
+/// What tells one version of a file from another: when it was written, and its size; `None` if it
+/// is not there.
+type Stamp = Option<(SystemTime, u64)>;
+
+impl Certificates {
     /// Reads the files; nothing if none is named.
     ///
     /// # Errors
     /// [`Error::Tls`] if one cannot be read, or another is missing.
-    pub(crate) fn load(&self, strangers: Strangers) -> Result<Option<Tls>> {
+    pub(crate) fn load(config: &TlsConfig, strangers: Strangers) -> Result<Option<Arc<Self>>> {
+        // Before they are read: what is written meanwhile is seen by the next look.
+        let stamps = config.stamps();
+        let Some(tls) = config.load(strangers)? else { return Ok(None) };
+        let state = Mutex::new(State { tls, number: 1, stamps, looked: Instant::now() });
+        Ok(Some(Arc::new(Self { config: config.clone(), strangers, state })))
+    }
+
+    /// Returns what connects to other processes.
+    pub(crate) fn client(self: &Arc<Self>) -> ClientTls {
+        let certificates = Arc::clone(self);
+        ClientTls::new(move || {
+            let (number, tls) = certificates.current(Instant::now());
+            (number, tls.client)
+        })
+    }
+
+    /// Greets whoever has connected.
+    ///
+    /// # Errors
+    /// Whatever is wrong with its greeting, or if that takes too long.
+    pub(crate) async fn greet(
+        &self,
+        connection: Connection,
+        patience: Duration,
+    ) -> io::Result<TlsStream<Connection>> {
+        let (_, tls) = self.current(Instant::now());
+        let greeting = TlsAcceptor::from(tls.server).accept(connection);
+        match timeout(patience, greeting).await {
+            Ok(greeted) => greeted,
+            Err(_elapsed) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    fn current(&self, now: Instant) -> (u64, Tls) {
+        let mut state = self.state.lock();
+        if now.saturating_duration_since(state.looked) >= LOOK_INTERVAL {
+            state.looked = now;
+            let stamps = self.config.stamps();
+            if stamps != state.stamps {
+                state.stamps = stamps;
+                match self.config.load(self.strangers) {
+                    Ok(Some(tls)) => {
+                        state.tls = tls;
+                        state.number += 1;
+                        info!(number = state.number, "certificates renewed");
+                    }
+                    // Files that were named are named still.
+                    Ok(None) => {}
+                    Err(error) => warn!(%error, "certificates not renewed"),
+                }
+            }
+        }
+        (state.number, state.tls.clone())
+    }
+}
+
+impl TlsConfig {
+    fn stamps(&self) -> Vec<Stamp> {
+        let files = [&self.cert, &self.key, &self.ca, &self.client_ca].into_iter().flatten();
+        files
+            .map(|path| {
+                let metadata = fs::metadata(path).ok()?;
+                Some((metadata.modified().ok()?, metadata.len()))
+            })
+            .collect()
+    }
+
+    fn load(&self, strangers: Strangers) -> Result<Option<Tls>> {
         let (cert, key) = match (&self.cert, &self.key) {
             (Some(cert), Some(key)) => (cert, key),
             (None, None) if *self == Self::default() => return Ok(None),
@@ -46,26 +163,60 @@ impl TlsConfig {
             (Some(_), None) => return Err(missing("the key of the certificate", "--tls-key")),
             (None, Some(_)) => return Err(missing("the certificate of the key", "--tls-cert")),
         };
-        let identity = Identity::from_pem(certificates(cert)?, private_key(key)?);
-        let mut server = ServerTlsConfig::new().identity(identity.clone());
+        let (cert, key) = (certificates(cert)?, private_key(key)?);
         let mut client = match &self.ca {
             Some(ca) => ClientTlsConfig::new().ca_certificate(authority(ca)?),
             None => ClientTlsConfig::new().with_enabled_roots(),
         };
-        if let Some(ca) = &self.client_ca {
-            server = server
-                .client_ca_root(authority(ca)?)
-                .client_auth_optional(strangers == Strangers::Allowed);
-            client = client.identity(identity);
+        let client_ca = self.client_ca.as_deref().map(certificates).transpose()?;
+        if client_ca.is_some() {
+            client = client.identity(Identity::from_pem(&cert, &key));
         }
         if let Some(name) = &self.server_name {
             client = client.domain_name(name);
         }
+        let server = server_config(&cert, &key, client_ca.as_deref(), strangers)?;
         // What does not fit together should be said now, and not by each connection.
         let probe = Endpoint::from_static("https://localhost");
-        drop(probe.tls_config(client.clone()).map_err(unusable)?);
-        Ok(Some(Tls { server, client }))
+        drop(probe.tls_config(client.clone()).map_err(|error| {
+            unusable(error.source().map_or_else(|| error.to_string(), ToString::to_string))
+        })?);
+        Ok(Some(Tls { server: Arc::new(server), client }))
     }
+}
+
+fn server_config(
+    cert: &[u8],
+    key: &[u8],
+    client_ca: Option<&[u8]>,
+    strangers: Strangers,
+) -> Result<ServerConfig> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::<CryptoProvider>::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(unusable)?;
+    let builder = match client_ca {
+        None => builder.with_no_client_auth(),
+        Some(authority) => {
+            let mut roots = RootCertStore::empty();
+            roots.add_parsable_certificates(chain(authority)?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            let verifier = match strangers {
+                Strangers::Allowed => verifier.allow_unauthenticated(),
+                Strangers::Refused => verifier,
+            };
+            builder.with_client_cert_verifier(verifier.build().map_err(unusable)?)
+        }
+    };
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(unusable)?;
+    let mut config = builder.with_single_cert(chain(cert)?, key).map_err(unusable)?;
+    // gRPC is HTTP/2.
+    config.alpn_protocols.push(b"h2".to_vec());
+    Ok(config)
+}
+
+fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
+    CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(unusable)
 }
 
 fn certificates(path: &Path) -> Result<Vec<u8>> {
@@ -99,9 +250,7 @@ fn missing(what: &str, flags: &str) -> Error {
     Error::Tls { message: format!("{what} is missing"), hint: Some(format!("add {flags}")) }
 }
 
-/// Makes the error of certificates and keys that do not fit together.
-pub(crate) fn unusable(error: tonic::transport::Error) -> Error {
-    let cause = error.source().map(ToString::to_string).unwrap_or_else(|| error.to_string());
+fn unusable(cause: impl fmt::Display) -> Error {
     Error::Tls {
         message: format!("the certificate and its key cannot be used: {cause}"),
         hint: Some("do they belong together?".to_owned()),

@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::io_runtime::IoRuntime;
 use crate::listen::{advertised, bind, raise_file_limit};
 use crate::rpc::RpcServer;
-use crate::tls::Strangers;
+use crate::tls::{Certificates, Strangers};
 
 /// A worker that runs. Dropping it ends it at once, without a goodbye.
 pub struct WorkerServer {
@@ -63,7 +63,7 @@ impl WorkerServer {
         // Whoever fetches from it must say the token or show a certificate, if there is either.
         let is_guarded = config.token.is_some() || config.tls.client_ca.is_some();
         let listener = bind(&config.listen, config.is_insecure || is_guarded).await?;
-        let tls = config.tls.load(Strangers::Refused)?;
+        let tls = Certificates::load(&config.tls, Strangers::Refused)?;
         check_scheme(&config.coordinator, tls.is_some())?;
         let local = listener
             .local_addr()
@@ -74,7 +74,7 @@ impl WorkerServer {
         let io = IoRuntime::start()?;
         let fetch = FetchConfig {
             token: config.token.clone(),
-            tls: tls.as_ref().map(|tls| tls.client.clone()),
+            tls: tls.as_ref().map(Certificates::client),
             max_message_bytes: config.grpc.max_message_bytes,
             ..FetchConfig::for_memory(memory_limit, config.slot_count)
         };
@@ -87,7 +87,7 @@ impl WorkerServer {
             Arc::new(PlanDecoder::default()),
         );
         let control = ControlConfig {
-            tls: tls.as_ref().map(|tls| tls.client.clone()),
+            tls: tls.as_ref().map(Certificates::client),
             slot_count: config.slot_count,
             memory_bytes: memory_limit as u64,
             token: config.token.clone().unwrap_or_default(),
@@ -113,7 +113,7 @@ impl WorkerServer {
         let routes = Gate::of_worker(config.tls.client_ca.is_some()).guard(routes);
         let (rpc, control) = {
             let _within = io.enter();
-            let rpc = RpcServer::start(listener, routes, &config.grpc, tls.map(|tls| tls.server))?;
+            let rpc = RpcServer::start(listener, routes, &config.grpc, tls)?;
             let told = async move {
                 let _ = stopped.wait_for(|stopped| *stopped).await;
             };

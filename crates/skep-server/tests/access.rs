@@ -6,8 +6,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use arrow_flight::flight_service_client::FlightServiceClient;
-use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt};
+use arrow_flight::sql::{
+    ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult, Any,
+    CommandPreparedStatementQuery, CommandStatementQuery, ProstMessageExt,
+};
 use arrow_flight::{Action, FlightDescriptor, FlightInfo, HandshakeRequest, Ticket};
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use prost::Message;
 use skep_engine::{EngineConfig, Role};
@@ -74,6 +78,14 @@ impl Driver {
 
     async fn info(&self, authorization: Option<&str>, query: &str) -> Result<FlightInfo, Status> {
         let command = CommandStatementQuery { query: query.to_owned(), transaction_id: None };
+        self.command(authorization, &command).await
+    }
+
+    async fn command(
+        &self,
+        authorization: Option<&str>,
+        command: &impl ProstMessageExt,
+    ) -> Result<FlightInfo, Status> {
         let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
         let request = with(Request::new(descriptor), authorization);
         Ok(self.service.clone().get_flight_info(request).await?.into_inner())
@@ -82,9 +94,36 @@ impl Driver {
     /// Runs a statement to its end.
     async fn run(&self, authorization: Option<&str>, query: &str) -> Result<(), Status> {
         for endpoint in self.info(authorization, query).await?.endpoint {
-            let request = with(Request::new(endpoint.ticket.unwrap()), authorization);
-            let stream = self.service.clone().do_get(request).await?.into_inner();
-            let _messages: Vec<_> = stream.try_collect().await?;
+            self.fetch(authorization, endpoint.ticket.unwrap()).await?;
+        }
+        Ok(())
+    }
+
+    async fn fetch(&self, authorization: Option<&str>, ticket: Ticket) -> Result<(), Status> {
+        let request = with(Request::new(ticket), authorization);
+        let stream = self.service.clone().do_get(request).await?.into_inner();
+        let _messages: Vec<_> = stream.try_collect().await?;
+        Ok(())
+    }
+
+    /// Returns the handle of a prepared statement.
+    async fn prepare(&self, authorization: Option<&str>, query: &str) -> Result<Bytes, Status> {
+        let request =
+            ActionCreatePreparedStatementRequest { query: query.to_owned(), transaction_id: None };
+        let action = Action::new("CreatePreparedStatement", request.as_any().encode_to_vec());
+        let request = with(Request::new(action), authorization);
+        let mut answers = self.service.clone().do_action(request).await?.into_inner();
+        let body = answers.message().await?.unwrap().body;
+        let created: Option<ActionCreatePreparedStatementResult> =
+            Any::decode(body.as_ref()).unwrap().unpack().unwrap();
+        Ok(created.unwrap().prepared_statement_handle)
+    }
+
+    /// Runs a prepared statement to its end.
+    async fn run_prepared(&self, authorization: Option<&str>, handle: Bytes) -> Result<(), Status> {
+        let command = CommandPreparedStatementQuery { prepared_statement_handle: handle };
+        for endpoint in self.command(authorization, &command).await?.endpoint {
+            self.fetch(authorization, endpoint.ticket.unwrap()).await?;
         }
         Ok(())
     }
@@ -199,10 +238,21 @@ async fn a_coordinator_that_is_started_again_takes_the_tokens_of_the_one_before(
     let driver = Driver::connect(&server).await;
     let token = driver.handshake(Some(&basic("ann", "ann's secret"))).await.unwrap();
     driver.run(Some(&token), "CREATE TABLE kept AS SELECT 1 AS x").await.unwrap();
+    let handle = driver.prepare(Some(&token), "SELECT * FROM kept").await.unwrap();
+    let ticket = driver.info(Some(&token), "SELECT * FROM kept").await.unwrap().endpoint[0].clone();
+    let ticket = ticket.ticket.unwrap();
+    let of_connection = driver.prepare(Some(&basic("ann", "ann's secret")), "SELECT 1").await;
     server.shutdown().await;
     let server = CoordinatorServer::start(config(Some(data.path()))).await.unwrap();
     let driver = Driver::connect(&server).await;
     driver.run(Some(&token), "SELECT * FROM kept").await.unwrap();
+    // With the session come its handles and tickets.
+    driver.run_prepared(Some(&token), handle).await.unwrap();
+    driver.fetch(Some(&token), ticket).await.unwrap();
+    // A connection is another's now, whatever its number.
+    let with_password = basic("ann", "ann's secret");
+    let refused = driver.run_prepared(Some(&with_password), of_connection.unwrap()).await;
+    assert_eq!(refused.unwrap_err().code(), Code::PermissionDenied);
     // Until the session is closed.
     let close = Request::new(Action::new("CloseSession", ""));
     let closed = driver.service.clone().do_action(with(close, Some(&token))).await.unwrap();

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::{self, ExitCode};
 
 use clap::Args;
-use skep_server::{WorkerConfig, WorkerServer};
+use skep_server::config::ConfigFile;
+use skep_server::{Error, WorkerConfig, WorkerServer};
 
 use super::coordinator::scheme;
 use super::stop::StopRequests;
@@ -20,6 +21,11 @@ Examples:
   skep worker --coordinator grpc://10.0.0.1:50051 --listen 0.0.0.0:50052 \\
       --advertise 10.0.0.2:50052 --insecure
   skep worker --coordinator grpc://127.0.0.1:50051 --slots 2 --memory 4GiB --data-dir /fast/disk
+  skep worker --config worker.toml
+
+The file has the same names: coordinator, listen, advertise, insecure, token, slots, memory_bytes,
+partition_memory_bytes, data_dir, spill_dir, [tls] cert, key, ca, client_ca, server_name. Flags go
+before it.
 
 It waits for a coordinator that is not there yet, and comes back to one that restarts. It ends by
 SIGTERM or Ctrl-C; a second one ends it at once.";
@@ -31,12 +37,21 @@ SIGTERM or Ctrl-C; a second one ends it at once.";
 #[command(after_help = EXAMPLES)]
 pub(crate) struct WorkerArgs {
     /// The coordinator to work for
-    #[arg(long, env = "SKEP_COORDINATOR", value_name = "grpc://HOST:PORT")]
-    coordinator: String,
+    #[arg(
+        long,
+        env = "SKEP_COORDINATOR",
+        value_name = "grpc://HOST:PORT",
+        required_unless_present = "config"
+    )]
+    coordinator: Option<String>,
 
-    /// Where other workers fetch from this one; port 0 takes a free one
-    #[arg(long, env = "SKEP_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
-    listen: String,
+    /// Read the configuration from this file, in TOML
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Where other workers fetch from this one; port 0 takes a free one [default: 127.0.0.1:0]
+    #[arg(long, env = "SKEP_LISTEN", value_name = "HOST:PORT")]
+    listen: Option<String>,
 
     /// Where others reach it, if that is not where it listens (port 0: the one that it listens on)
     #[arg(long, env = "SKEP_ADVERTISE", value_name = "HOST:PORT")]
@@ -95,33 +110,53 @@ pub(super) fn slots(text: &str) -> Result<usize, String> {
 }
 
 impl WorkerArgs {
-    fn config(&self) -> WorkerConfig {
-        let mut defaults = WorkerConfig::new(self.coordinator.clone());
-        self.tls.apply(&mut defaults.tls);
-        WorkerConfig {
-            listen: self.listen.clone(),
-            advertise: self.advertise.clone(),
-            is_insecure: self.insecure,
-            slot_count: self.slots.unwrap_or(defaults.slot_count),
-            memory_limit: self.memory.map(memory_limit),
-            partition_memory_limit: self.partition_memory.map(memory_limit),
-            protected_cache: self.protected_cache.map_or(0, memory_limit),
-            data_dir: self.data_dir.clone(),
-            spill_dir: self.spill_dir.clone().or_else(|| self.data_dir.clone()),
-            wanted_id: self.id,
-            token: self.token.clone(),
-            ..defaults
+    fn config(&self) -> Result<WorkerConfig, Error> {
+        let mut config = WorkerConfig::new("");
+        if let Some(path) = &self.config {
+            ConfigFile::read(path)?.apply(&mut config)?;
         }
+        if let Some(coordinator) = &self.coordinator {
+            config.coordinator.clone_from(coordinator);
+        }
+        if let Some(listen) = &self.listen {
+            config.listen.clone_from(listen);
+        }
+        config.advertise = self.advertise.clone().or(config.advertise);
+        config.is_insecure |= self.insecure;
+        config.slot_count = self.slots.unwrap_or(config.slot_count);
+        config.memory_limit = self.memory.map(memory_limit).or(config.memory_limit);
+        let partition_memory = self.partition_memory.map(memory_limit);
+        config.partition_memory_limit = partition_memory.or(config.partition_memory_limit);
+        config.protected_cache = self.protected_cache.map_or(config.protected_cache, memory_limit);
+        config.data_dir = self.data_dir.clone().or(config.data_dir);
+        let spill_dir = self.spill_dir.clone().or(config.spill_dir);
+        config.spill_dir = spill_dir.or_else(|| config.data_dir.clone());
+        config.wanted_id = self.id;
+        config.token = self.token.clone().or(config.token);
+        self.tls.apply(&mut config.tls);
+        Ok(config)
     }
 }
 
 /// Runs the worker until it is told to end.
 pub(crate) fn run(args: &WorkerArgs, palette: Palette) -> ExitCode {
+    let config = match args.config() {
+        Ok(config) => config,
+        Err(error @ Error::InvalidConfig { .. }) => {
+            fail_with(&error, palette);
+            return ExitCode::from(2);
+        }
+        Err(error) => return fail_with(&error, palette),
+    };
+    if config.coordinator.is_empty() {
+        let hint = "say --coordinator, or coordinator in the configuration file";
+        return fail("the coordinator to work for is missing", Some(hint), palette);
+    }
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("cannot start threads: {error}"), None, palette),
     };
-    let outcome = runtime.block_on(serve(args.config(), args.exit_with_stdin, palette));
+    let outcome = runtime.block_on(serve(config, args.exit_with_stdin, palette));
     runtime.shutdown_background();
     outcome
 }

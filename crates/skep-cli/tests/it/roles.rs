@@ -120,6 +120,52 @@ fn a_configuration_file_is_read_and_flags_go_before_it() {
 }
 
 #[test]
+fn a_worker_reads_a_configuration_file_too() {
+    let coordinator = Coordinator::start(&["--token", "bees"]);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("worker.toml");
+    let path = file.to_str().unwrap();
+    let text = format!(
+        "coordinator = '{}'\nslots = 3\nmemory_bytes = 268435456\ntoken = 'bees'\n",
+        coordinator.url
+    );
+    fs::write(&file, text).unwrap();
+    let slots = || {
+        let query = "SELECT slots, memory_limit_bytes FROM system.workers WHERE state = 'live'";
+        run(&[&coordinator.url, "--format", "csv", "-c", query]).success()
+    };
+    let worker = Role::start(&["worker", "--config", path, "--exit-with-stdin"]);
+    assert!(worker.line().starts_with("worker "));
+    assert_eq!(slots(), "slots,memory_limit_bytes\n3,268435456\n");
+    drop(worker);
+    // A flag goes before it.
+    let mut args = vec!["worker", "--config", path, "--exit-with-stdin"];
+    let wrong = run(&[&args[..], &["--token", "wasps"]].concat());
+    assert!(wrong.stderr.contains("does not know the cluster's token"), "{}", wrong.stderr);
+    args.extend(["--slots", "1"]);
+    let worker = Role::start(&args);
+    assert!(worker.line().starts_with("worker "));
+    assert!(slots().contains("1,268435456\n"));
+
+    for (text, message) in [
+        ("slots = 0", "invalid value of \"slots\": must be at least 1"),
+        ("users = '/users'", "unknown key \"users\""),
+    ] {
+        fs::write(&file, text).unwrap();
+        let outcome = run(&["worker", "--config", path]);
+        assert_eq!(outcome.code, Some(2));
+        assert!(outcome.stderr.contains(message), "{}", outcome.stderr);
+    }
+    fs::write(&file, "slots = 1").unwrap();
+    let outcome = run(&["worker", "--config", path]);
+    assert!(
+        outcome.stderr.contains("the coordinator to work for is missing"),
+        "{}",
+        outcome.stderr
+    );
+}
+
+#[test]
 fn a_cluster_says_who_is_there_and_takes_all_with_it() {
     for signal in [Some(Signal::Term), Some(Signal::Int), None] {
         let mut cluster = cluster(&["--workers", "2"]);

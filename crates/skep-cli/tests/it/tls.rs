@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
@@ -10,13 +11,13 @@ use crate::process::{Outcome, run, skep};
 use crate::role::{Coordinator, Role, word};
 
 /// An authority, and what it has signed.
-struct Authority {
+pub(crate) struct Authority {
     directory: TempDir,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
@@ -28,7 +29,7 @@ impl Authority {
     }
 
     /// Signs a certificate for these names; returns it and its key.
-    fn sign(&self, file: &str, names: &[&str]) -> [String; 2] {
+    pub(crate) fn sign(&self, file: &str, names: &[&str]) -> [String; 2] {
         let key = KeyPair::generate().unwrap();
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
@@ -41,7 +42,7 @@ impl Authority {
         })
     }
 
-    fn ca(&self) -> String {
+    pub(crate) fn ca(&self) -> String {
         text_of(self.directory.path().join("ca.pem"))
     }
 }
@@ -82,6 +83,35 @@ fn a_client_connects_by_tls_and_knows_the_coordinator() {
         assert_eq!(outcome.code, Some(1), "{url} {more:?}: {outcome:?}");
         assert!(outcome.stderr.contains(message), "{url} {more:?}: {}", outcome.stderr);
     }
+}
+
+#[test]
+fn a_renewed_certificate_is_shown_without_a_restart() {
+    let (authority, next) = (Authority::new("ours"), Authority::new("next"));
+    let [cert, key] = authority.sign("server", &["127.0.0.1"]);
+    let base = ["coordinator", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+    let own = ["--tls-cert", &cert, "--tls-key", &key, "--exit-with-stdin"];
+    let mut command = skep(&[&base[..], &own].concat());
+    command.env("SKEP_LOG", "skep=warn");
+    let coordinator = Role::spawn(command);
+    let line = coordinator.line();
+    let url = word(&line, "grpc+tls://");
+    let ask_as = |authority: &Authority| ask(url, &["--tls-ca", &authority.ca()]);
+    assert_eq!(ask_as(&authority).success(), "x\n1\n");
+    // The files are not looked at more often than each second.
+    let wait = || std::thread::park_timeout(Duration::from_millis(1100));
+    let [next_cert, next_key] = next.sign("server", &["127.0.0.1"]);
+    fs::copy(&next_key, &key).unwrap();
+    wait();
+    // The two do not fit together: what held before holds.
+    assert_eq!(ask_as(&authority).success(), "x\n1\n");
+    let said = coordinator.error_line();
+    assert!(said.contains("certificates not renewed"), "{said}");
+    assert!(!said.contains("PRIVATE KEY"), "{said}");
+    fs::copy(&next_cert, &cert).unwrap();
+    wait();
+    assert_eq!(ask_as(&next).success(), "x\n1\n");
+    assert!(ask_as(&authority).stderr.contains("invalid peer certificate"));
 }
 
 #[test]
@@ -161,6 +191,10 @@ fn processes_of_a_cluster_show_each_other_their_certificates() {
     let tls = ["--tls-cert", &cert, "--tls-key", &key, "--tls-ca", &ca, "--tls-client-ca", &ca];
     let (cluster, url) = cluster(directory.path(), &tls);
     // A client has none, and needs none.
+    join(&url, &ca);
+    // All of them go on with new ones, for the connections that they have and for those to come.
+    authority.sign("bees", &["127.0.0.1"]);
+    std::thread::park_timeout(Duration::from_millis(1100));
     join(&url, &ca);
     // A worker that shows none, or one of another authority, does not come in.
     let [stranger, strangers_key] = other.sign("stranger", &["127.0.0.1"]);

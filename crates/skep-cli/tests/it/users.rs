@@ -15,9 +15,9 @@ const TOKEN: &str = "the cluster's own";
 const CONFIG: &str = "[planner]\nsmall_query_bytes = 1\nmin_scan_bytes_per_task = 1024\n";
 
 /// A coordinator with a worker and the users ann (admin), will (writer) and rita (reader).
-struct Place {
+pub(crate) struct Place {
     directory: TempDir,
-    coordinator: Coordinator,
+    pub(crate) coordinator: Coordinator,
     _worker: Role,
 }
 
@@ -28,7 +28,7 @@ fn add(data: &str, name: &str, role: &str) -> Outcome {
 }
 
 impl Place {
-    fn start(more: &[&str]) -> Self {
+    pub(crate) fn start(more: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
         let (data, config, open) = (path("data"), path("skep.toml"), path("open"));
@@ -61,7 +61,7 @@ impl Place {
         Self { directory, coordinator, _worker: worker }
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.directory.path().join(name).to_str().unwrap().to_owned()
     }
 
@@ -196,6 +196,9 @@ fn a_role_is_what_one_may_do() {
             let theirs =
                 "SELECT count(*) AS n FROM system.queries WHERE sql LIKE 'CREATE TABLE t%'";
             assert_eq!(place.run_as("rita", theirs).success(), "n\n0\n");
+            let users = "SELECT DISTINCT user_name FROM system.queries ORDER BY user_name";
+            assert_eq!(place.run_as("ann", users).success(), "user_name\nann\nrita\nwill\n");
+            assert_eq!(place.run_as("rita", users).success(), "user_name\nrita\n");
         }
     }
 }

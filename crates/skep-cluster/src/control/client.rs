@@ -8,7 +8,6 @@ use prost::Message as _;
 use skep_proto::cluster::WorkerMessage;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
-use tonic::transport::Endpoint;
 use tracing::{debug, info, warn};
 
 use super::backoff::Backoff;
@@ -38,7 +37,6 @@ pub enum ControlState {
 #[derive(Debug)]
 pub struct ControlClient {
     config: ControlConfig,
-    endpoint: Endpoint,
     site: Arc<dyn TaskSite>,
     reports: Reports,
     state: watch::Sender<ControlState>,
@@ -56,11 +54,12 @@ impl ControlClient {
         site: Arc<dyn TaskSite>,
         reports: mpsc::UnboundedReceiver<(Site, TaskReport)>,
     ) -> Result<Self> {
-        let endpoint = config.endpoint()?;
+        // What is no address is said now; each try makes its own, for certificates change.
+        drop(config.endpoint()?);
         let reports = Reports::new(reports, config.kept_report_count);
         let backoff = Backoff::new(config.backoff.clone(), RandomState::new().hash_one(config.pid));
         let state = watch::Sender::new(ControlState::Connecting);
-        Ok(Self { config, endpoint, site, reports, state, life: None, backoff })
+        Ok(Self { config, site, reports, state, life: None, backoff })
     }
 
     /// Returns where to see how it stands with the coordinator.
@@ -87,9 +86,10 @@ impl ControlClient {
     ) -> Result<()> {
         loop {
             let register = self.register();
-            let Self { config, endpoint, reports, .. } = self;
+            let endpoint = self.config.endpoint()?;
+            let Self { config, reports, .. } = self;
             let Some(tried) =
-                meanwhile(reports, attach(config, endpoint, register), stop.as_mut()).await
+                meanwhile(reports, attach(config, &endpoint, register), stop.as_mut()).await
             else {
                 return Ok(());
             };

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use tonic::transport::{ClientTlsConfig, Endpoint};
+use tonic::transport::Endpoint;
 
 use super::backoff::BackoffConfig;
+use crate::client_tls::ClientTls;
 use crate::error::{Error, Result};
 use crate::ids::WorkerId;
 
@@ -55,7 +56,7 @@ pub struct ControlConfig {
     /// Where the coordinator listens: HOST:PORT, with or without `grpc://`.
     pub coordinator: String,
     /// How the coordinator is known and told who speaks; plain TCP without.
-    pub tls: Option<ClientTlsConfig>,
+    pub tls: Option<ClientTls>,
     /// How many tasks run here at a time.
     pub slot_count: usize,
     /// The memory limit of this process.
@@ -147,7 +148,7 @@ impl ControlConfig {
             .keep_alive_while_idle(true);
         if let Some(tls) = &self.tls {
             endpoint =
-                endpoint.tls_config(tls.clone()).map_err(|error| invalid(error.to_string()))?;
+                endpoint.tls_config(tls.current().1).map_err(|error| invalid(error.to_string()))?;
         }
         Ok(endpoint)
     }

@@ -495,6 +495,8 @@ impl Driver {
                     (view, text)
                 })
                 .collect(),
+            // Who asks for the tables knows them.
+            users: HashMap::new(),
         }
     }
 }

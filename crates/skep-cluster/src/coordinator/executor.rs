@@ -167,7 +167,7 @@ impl ClusterExecutor {
     ) -> Result<SendableRecordBatchStream> {
         let deadline = context.session_config().get_extension::<Deadline>();
         let query = self.name(&context);
-        let begun = self.shared.local.begin(query, shown_text(&context), deadline);
+        let begun = self.shared.local.begin(query, shown_text(&context), deadline).of(&plan);
         match LocalExecutor.execute(plan, context).await {
             Ok(rows) => Ok(begun.follow(rows)),
             Err(error) => {

@@ -11,8 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::StreamExt;
 use parking_lot::Mutex;
@@ -41,6 +44,7 @@ struct Entry {
     text: Option<Arc<str>>,
     submitted: Duration,
     rows: Arc<AtomicU64>,
+    plan: Option<Arc<dyn ExecutionPlan>>,
 }
 
 /// A local query that runs. Dropped before its end, it was cancelled.
@@ -66,9 +70,18 @@ impl LocalQueries {
         deadline: Option<Arc<Deadline>>,
     ) -> LocalQuery {
         let rows = Arc::new(AtomicU64::new(0));
-        let entry = Entry { text, submitted: self.clock.now(), rows: Arc::clone(&rows) };
+        let submitted = self.clock.now();
+        let entry = Entry { text, submitted, rows: Arc::clone(&rows), plan: None };
         self.log.lock().running.insert(query, entry);
         LocalQuery { log: Arc::clone(self), query, rows, deadline, has_ended: false }
+    }
+
+    /// Tells how much of what a running query will read has been read; `None` if it does not run.
+    pub(crate) fn fraction(&self, query: QueryId) -> Option<f64> {
+        let log = self.log.lock();
+        let plan = log.running.get(&query)?.plan.clone();
+        drop(log);
+        Some(plan.map_or(0.0, |plan| fraction(&plan)))
     }
 
     /// Returns all that is known, the oldest first.
@@ -117,6 +130,14 @@ impl Entry {
 }
 
 impl LocalQuery {
+    /// Notes what it runs.
+    pub(crate) fn of(self, plan: &Arc<dyn ExecutionPlan>) -> Self {
+        if let Some(entry) = self.log.log.lock().running.get_mut(&self.query) {
+            entry.plan = Some(Arc::clone(plan));
+        }
+        self
+    }
+
     /// Notes that it failed before it had a row.
     pub(crate) fn fail(mut self, error: &Error) {
         self.end(Some(failure(error)));
@@ -154,6 +175,27 @@ impl Drop for LocalQuery {
     }
 }
 
+/// Counts the rows that the leaves of a plan have given, of those that they say they have.
+fn fraction(plan: &Arc<dyn ExecutionPlan>) -> f64 {
+    let (mut read, mut all) = (0_usize, 0_usize);
+    let (context, arguments) = (StatisticsContext::new(), StatisticsArgs::new());
+    let walked = plan.apply(|node| {
+        let is_leaf = node.children().is_empty();
+        let known = is_leaf.then(|| context.compute(node.as_ref(), &arguments).ok());
+        let statistics = known.flatten();
+        if let Some(count) = statistics.and_then(|it| it.num_rows.get_value().copied()) {
+            let given = node.metrics().and_then(|metrics| metrics.output_rows());
+            read = read.saturating_add(given.unwrap_or_default().min(count));
+            all = all.saturating_add(count);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    match all {
+        0 => 0.0,
+        all => walked.map_or(0.0, |_recursion| read as f64 / all as f64),
+    }
+}
+
 fn failure(error: &Error) -> QueryFailure {
     let hint = error.hint().map(str::to_owned);
     QueryFailure {
@@ -175,6 +217,8 @@ mod tests {
     use datafusion::arrow::array::RecordBatch;
     use datafusion::arrow::datatypes::Schema;
     use datafusion::arrow::record_batch::RecordBatchOptions;
+    use datafusion::catalog::memory::MemorySourceConfig;
+    use datafusion::execution::TaskContext;
     use futures::Stream;
     use skep_proto::ErrorCode;
 
@@ -217,6 +261,25 @@ mod tests {
         assert_eq!(queries.views()[0].1.as_deref(), Some("SELECT 1"));
         drop(rows);
         assert_eq!(only(&queries).state, QueryState::Finished, "its end was its end");
+    }
+
+    #[tokio::test]
+    async fn how_far_a_query_is_is_told_by_what_was_read() {
+        let queries = queries(4);
+        assert_eq!(queries.fraction(QueryId(1)), None);
+        let table: Vec<_> = (0..4).map(|_number| vec![batch(25)]).collect();
+        let plan: Arc<dyn ExecutionPlan> =
+            MemorySourceConfig::try_new_exec(&table, Arc::new(Schema::empty()), None).unwrap();
+        let query = queries.begin(QueryId(1), None, None);
+        assert_eq!(queries.fraction(QueryId(1)), Some(0.0));
+        let query = query.of(&plan);
+        assert_eq!(queries.fraction(QueryId(1)), Some(0.0));
+        let context = Arc::new(TaskContext::default());
+        let mut rows = query.follow(plan.execute(0, context).unwrap());
+        rows.next().await.unwrap().unwrap();
+        assert_eq!(queries.fraction(QueryId(1)), Some(0.25));
+        assert!(rows.next().await.is_none());
+        assert_eq!(queries.fraction(QueryId(1)), None);
     }
 
     #[tokio::test]

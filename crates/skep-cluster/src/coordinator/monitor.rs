@@ -36,6 +36,12 @@ impl QueryMonitor {
     pub async fn progress(&self, query: QueryId) -> Option<Progress> {
         progress(&self.shared.views(false).await, query)
     }
+
+    /// Tells how much of what a query that runs in this process will read has been read, from 0 to 1
+    /// as far as that is known; `None` if none of that name runs here.
+    pub fn local_fraction(&self, query: QueryId) -> Option<f64> {
+        self.shared.local.fraction(query)
+    }
 }
 
 fn progress(views: &Views, query: QueryId) -> Option<Progress> {

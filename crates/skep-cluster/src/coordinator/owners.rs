@@ -44,8 +44,8 @@ impl Owners {
         }
     }
 
-    /// Leaves of the views what this user may see.
-    pub(crate) fn retain_seen(&self, views: &mut Views, viewer: &Principal) {
+    /// Leaves of the views what this user may see, and says whose it is.
+    pub(crate) fn show(&self, views: &mut Views, viewer: &Principal) {
         let state = self.state.lock();
         let sees = |query: &QueryId| match state.users.get(query) {
             Some(user) => viewer.sees(user),
@@ -54,6 +54,10 @@ impl Owners {
         views.queries.retain(|(view, _)| sees(&view.query));
         views.stages.retain(|view| sees(&view.query));
         views.tasks.retain(|view| sees(&view.task.query));
+        let known = views.queries.iter().filter_map(|(view, _)| {
+            state.users.get_key_value(&view.query).map(|(query, user)| (*query, Arc::clone(user)))
+        });
+        views.users = known.collect();
     }
 }
 

@@ -15,7 +15,7 @@ use super::super::local_queries::LocalQueries;
 use super::super::owners::Owners;
 use super::super::{Clock, CoordinatorOptions};
 use super::*;
-use crate::exchange::fetch::Fetcher;
+use crate::exchange::fetch::{Arrival, Fetcher};
 use crate::ids::{StageId, TaskId};
 use crate::membership::ClusterSnapshot;
 use crate::scheduler::{Scheduler, SchedulerConfig};

@@ -6,6 +6,7 @@
 //! Identities are text, as in logs and errors (`q12`, `s1`, `w3`); times are in UTC, of the
 //! coordinator's clock; counts and bytes are `BIGINT`; what is not known, or not yet, is NULL.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,6 +20,7 @@ use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use skep_engine::{Error, Principal, Result, SystemTables};
 
 use super::owners::Owners;
+use crate::ids::QueryId;
 use crate::membership::{WorkerInfo, WorkerState};
 use crate::scheduler::{
     AttemptState, FailureKind, QueryState, QueryView, Site, StageView, TaskView, WorkerView,
@@ -33,6 +35,8 @@ pub struct Views {
     pub clock_start: SystemTime,
     /// Queries, each with its text if that is known.
     pub queries: Vec<(QueryView, Option<Arc<str>>)>,
+    /// Whose they are, as far as that is known.
+    pub users: HashMap<QueryId, Arc<str>>,
     /// Their stages.
     pub stages: Vec<StageView>,
     /// The attempts of their tasks.
@@ -48,6 +52,7 @@ impl Views {
             now,
             clock_start,
             queries: Vec::new(),
+            users: HashMap::new(),
             stages: Vec::new(),
             tasks: Vec::new(),
             workers: Vec::new(),
@@ -101,7 +106,7 @@ impl SystemTables for ClusterTables {
             });
         };
         let mut views = self.source.views(*name == "tasks").await;
-        self.owners.retain_seen(&mut views, viewer);
+        self.owners.show(&mut views, viewer);
         Ok(vec![build(&views).batch()?])
     }
 }
@@ -115,6 +120,8 @@ fn queries(views: &Views) -> Columns {
     Columns::default()
         .text("query", rows().map(|row| row.query.to_string()))
         .text("state", rows().map(query_state))
+        // Not "user", which is a function of SQL's.
+        .optional_text("user_name", rows().map(|row| views.users.get(&row.query)))
         .optional_text("sql", views.queries.iter().map(|(_, sql)| sql.as_deref()))
         .time("submitted", views, rows().map(|row| row.submitted))
         .optional_time("started", views, rows().map(|row| row.started))

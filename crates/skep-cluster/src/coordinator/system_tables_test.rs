@@ -136,6 +136,7 @@ fn views() -> Views {
             (query(15, QueryState::Queued), None),
             (query(16, QueryState::Finished), None),
         ],
+        users: HashMap::new(),
         stages: vec![stage],
         tasks: vec![sealed, broken, task(2, AttemptState::Waiting)],
         workers: vec![
@@ -218,13 +219,13 @@ async fn queries_show_how_they_stand_and_for_how_long() {
     assert_eq!(
         rows(&session, "SELECT * FROM system.queries").await,
         [
-            "q12|failed|SELECT 1|1970-01-01T00:16:41Z|1970-01-01T00:16:42Z|1970-01-01T00:16:44Z|\
+            "q12|failed|ann|SELECT 1|1970-01-01T00:16:41Z|1970-01-01T00:16:42Z|1970-01-01T00:16:44Z|\
              3.0|2|5|6|11|unavailable|no worker",
-            "q13|cancelled||1970-01-01T00:16:41Z||1970-01-01T00:16:42Z|1.0|2|5|0|0|cancelled|\
+            "q13|cancelled|||1970-01-01T00:16:41Z||1970-01-01T00:16:42Z|1.0|2|5|0|0|cancelled|\
              cancelled",
-            "q14|running||1970-01-01T00:16:41Z|1970-01-01T00:16:41Z||8.0|2|5|0|0||",
-            "q15|queued||1970-01-01T00:16:41Z|||8.0|2|5|0|0||",
-            "q16|finished||1970-01-01T00:16:41Z|||8.0|2|5|0|0||",
+            "q14|running|||1970-01-01T00:16:41Z|1970-01-01T00:16:41Z||8.0|2|5|0|0||",
+            "q15|queued|||1970-01-01T00:16:41Z|||8.0|2|5|0|0||",
+            "q16|finished|||1970-01-01T00:16:41Z|||8.0|2|5|0|0||",
         ]
     );
     assert_eq!(source.with_tasks.load(Ordering::Relaxed), 0, "tasks are asked for only if needed");

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tonic::transport::{Channel, Endpoint};
 
 use super::config::FetchConfig;
+use crate::client_tls::ClientTls;
 
 /// A frame of HTTP/2 may be so large: few frames for a batch, and signs of life still get between.
 const FRAME_BYTES: u32 = 256 << 10;
@@ -25,6 +26,8 @@ struct State {
     open: HashMap<String, (Channel, u64)>,
     /// Counts uses, to know the connection that was not used for longest.
     uses: u64,
+    /// Of the certificates with which the connections are made.
+    tls_number: u64,
 }
 
 impl Channels {
@@ -38,14 +41,21 @@ impl Channels {
         address: &str,
         config: &FetchConfig,
     ) -> Result<Channel, tonic::transport::Error> {
+        let tls = config.tls.as_ref().map(ClientTls::current);
+        let number = tls.as_ref().map_or(0, |(number, _)| *number);
         let mut state = self.state.lock();
+        if state.tls_number != number {
+            // They would come back with what they were made with. Streams that are under way stay.
+            state.open.clear();
+            state.tls_number = number;
+        }
         state.uses += 1;
         let uses = state.uses;
         if let Entry::Occupied(mut entry) = state.open.entry(address.to_owned()) {
             entry.get_mut().1 = uses;
             return Ok(entry.get().0.clone());
         }
-        let scheme = if config.tls.is_some() { "https" } else { "http" };
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))?
             .connect_timeout(config.connect_timeout)
             .tcp_nodelay(true)
@@ -56,8 +66,8 @@ impl Channels {
             .initial_stream_window_size(config.stream_window_bytes)
             .initial_connection_window_size(config.connection_window_bytes)
             .max_frame_size(FRAME_BYTES);
-        if let Some(tls) = &config.tls {
-            endpoint = endpoint.tls_config(tls.clone())?;
+        if let Some((_, tls)) = tls {
+            endpoint = endpoint.tls_config(tls)?;
         }
         let channel = endpoint.connect_lazy();
         state.open.insert(address.to_owned(), (channel.clone(), uses));

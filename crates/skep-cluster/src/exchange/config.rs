@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use tonic::transport::ClientTlsConfig;
-
+use crate::client_tls::ClientTls;
 use crate::error::{Error, Result};
 
 /// Whether batches are compressed on their way.
@@ -52,7 +51,7 @@ pub struct FetchConfig {
     /// The cluster's shared secret, if it has one.
     pub token: Option<String>,
     /// How the other processes are known and told who speaks; plain TCP without.
-    pub tls: Option<ClientTlsConfig>,
+    pub tls: Option<ClientTls>,
     /// Most bytes of one message.
     pub max_message_bytes: usize,
     /// Bytes that are on their way to one task or wait there. Beyond it one batch at a time comes

@@ -19,6 +19,9 @@ pub(crate) struct ViewText {
     pub(crate) columns: Vec<String>,
     /// The schema in which the query's bare names are looked up.
     pub(crate) schema: String,
+    /// Whether an admin made it, who may name any file. The files of others are looked at with the
+    /// roots of each use.
+    pub(crate) by_admin: bool,
 }
 
 /// What a table is.

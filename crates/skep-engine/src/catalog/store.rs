@@ -133,9 +133,20 @@ enum StoredTable {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         columns: Vec<String>,
         schema: String,
+        #[serde(default = "yes", skip_serializing_if = "is_yes")]
+        by_admin: bool,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         comment: Option<String>,
     },
+}
+
+/// What is kept without a word on it.
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(value: &bool) -> bool {
+    *value
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -210,6 +221,7 @@ impl StoredTable {
                 query: view.query.clone(),
                 columns: view.columns.clone(),
                 schema: view.schema.clone(),
+                by_admin: view.by_admin,
                 comment: entry.comment.clone(),
             }),
             Definition::Provider { .. } | Definition::System(_) => Err(Error::Internal {
@@ -247,8 +259,8 @@ impl StoredTable {
                 };
                 Ok(TableEntry::new(Definition::Files { table, managed }, comment))
             }
-            Self::View { query, columns, schema, comment } => {
-                let text = ViewText { query, columns, schema };
+            Self::View { query, columns, schema, by_admin, comment } => {
+                let text = ViewText { query, columns, schema, by_admin };
                 Ok(TableEntry::new(Definition::View(text), comment))
             }
         }

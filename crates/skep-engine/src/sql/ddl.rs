@@ -15,6 +15,7 @@ use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::{ColumnDef, ObjectName, ObjectNamePart};
 use tempfile::TempDir;
 
+use crate::access::Role;
 use crate::catalog::{CATALOG, Definition, SYSTEM, TEMP, TableEntry, ViewText};
 use crate::error::{Error, Result};
 use crate::files::{self, FileTable, FileTarget, Format, WriteMode};
@@ -203,8 +204,12 @@ impl Session {
             return already_there(&place, create.if_not_exists, "CREATE VIEW");
         }
         let state = self.state();
-        let view =
-            ViewText { query: create.text, columns: create.columns, schema: self.scope().schema };
+        let view = ViewText {
+            query: create.text,
+            columns: create.columns,
+            schema: self.scope().schema,
+            by_admin: self.principal().role == Role::Admin,
+        };
         let definition = match &place {
             Place::Temporary { .. } => {
                 let scope = self.scope();

@@ -20,7 +20,6 @@ mod show;
 pub(crate) mod split;
 mod statement;
 
-pub use ingest::{IfExists, IfMissing, Ingest};
 pub(crate) use parser::{ParserLimits, normalize, parse};
 pub(crate) use planner::{Planned, Planner};
 pub use prepared::Description;

@@ -141,6 +141,16 @@ impl Session {
         let state = self.state();
         let types = values.map(parameter_types).unwrap_or_default();
         let planned = self.inner.plan_with(&state, statement, self.scope(), types).await?;
+        self.describe_planned(&state, planned, values).await
+    }
+
+    /// Says what a plan is, without running it.
+    pub(crate) async fn describe_planned(
+        &self,
+        state: &SessionState,
+        planned: Planned,
+        values: Option<&RecordBatch>,
+    ) -> Result<Description> {
         let parameters = parameters_of(&planned.plan)?;
         let plan = match planned.plan {
             LogicalPlan::Dml(_) => return Ok(Description::change(parameters)),
@@ -191,21 +201,26 @@ impl Session {
                 "parameters in this statement",
                 "queries and INSERT take parameters",
             )),
-            plan => {
-                if values.num_rows() != 1 {
-                    return Err(Error::Plan {
-                        message: format!(
-                            "a query takes one row of parameters, not {}",
-                            values.num_rows()
-                        ),
-                        position: None,
-                        hint: Some("run it once for each row".to_owned()),
-                    });
-                }
-                let plan = bind(plan, &row(values, 0)?)?;
-                self.inner.run_plan(&state, Planned { plan, ..planned }).await
-            }
+            plan => self.run_bound_query(&state, Planned { plan, ..planned }, values).await,
         }
+    }
+
+    /// Runs the plan of a query with one row of values for its parameters.
+    pub(crate) async fn run_bound_query(
+        &self,
+        state: &SessionState,
+        planned: Planned,
+        values: &RecordBatch,
+    ) -> Result<QueryStream> {
+        if values.num_rows() != 1 {
+            return Err(Error::Plan {
+                message: format!("a query takes one row of parameters, not {}", values.num_rows()),
+                position: None,
+                hint: Some("run it once for each row".to_owned()),
+            });
+        }
+        let plan = bind(planned.plan, &row(values, 0)?)?;
+        self.inner.run_plan(state, Planned { plan, ..planned }).await
     }
 
     async fn insert_rows(

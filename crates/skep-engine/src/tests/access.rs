@@ -159,3 +159,46 @@ async fn files_are_named_where_it_is_allowed() {
     run(&writer, "CREATE VIEW w AS SELECT * FROM v").await;
     assert_eq!(run(&place.session(Role::Reader), "SELECT * FROM w").await, ["1"]);
 }
+
+#[tokio::test]
+async fn roots_that_become_narrower_reach_kept_views_unless_an_admin_made_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    std::fs::create_dir(path("open")).unwrap();
+    std::fs::write(path("open/x.csv"), "x\n1\n").unwrap();
+    let open = async |roots: Vec<String>| {
+        let config = EngineConfig {
+            memory_limit: Some(64 << 20),
+            data_dir: Some(path("data").into()),
+            allowed_roots: roots,
+            ..EngineConfig::default()
+        };
+        engine(config, Arc::new(LocalExecutor), None).await
+    };
+    let as_role = |engine: &Engine, role| engine.session_of(Principal::new("ann", role));
+    let before = open(vec![path("open")]).await;
+    for (role, view) in [(Role::Writer, "w"), (Role::Admin, "a")] {
+        let create = format!("CREATE VIEW {view} AS SELECT * FROM '{}'", path("open/x.csv"));
+        run(&as_role(&before, role), &create).await;
+    }
+    run(&as_role(&before, Role::Writer), "CREATE VIEW over AS SELECT * FROM w").await;
+    for view in ["w", "a", "over"] {
+        let query = format!("SELECT * FROM {view}");
+        assert_eq!(run(&as_role(&before, Role::Reader), &query).await, ["1"]);
+    }
+    drop(before);
+    let after = open(Vec::new()).await;
+    for role in Role::ALL {
+        let session = as_role(&after, role);
+        assert_eq!(run(&session, "SELECT * FROM a").await, ["1"]);
+        for query in ["SELECT * FROM w", "SELECT * FROM over"] {
+            match role {
+                Role::Admin => assert_eq!(run(&session, query).await, ["1"]),
+                Role::Reader | Role::Writer => {
+                    let said = refused(&session, query).await;
+                    assert!(said.contains("no permission to name the files"), "{said}");
+                }
+            }
+        }
+    }
+}

@@ -51,6 +51,8 @@ pub(crate) struct Caller {
     pub(crate) opens: bool,
     /// The connection with which the session ends, if it belongs to one.
     pub(crate) life: Option<Weak<ConnectionLife>>,
+    /// The connection on which the request came.
+    pub(crate) connection: Option<Weak<ConnectionLife>>,
     /// The answer to a handshake.
     pub(crate) token: Option<String>,
 }
@@ -170,22 +172,24 @@ fn caller(
     with_password: bool,
     ends: &Ends,
 ) -> Caller {
+    let connection = ends.peer.as_ref().map(|peer| Weak::clone(&peer.life));
     if is_handshake {
         let session = unguessable();
         let token = Some(login.token(&identity, &session));
         let principal = identity.principal;
-        return Caller { principal, session, opens: true, life: None, token };
+        return Caller { principal, session, opens: true, life: None, connection, token };
     }
     let principal = identity.principal;
     if let Some(claims) = identity.claims.filter(|_| !with_password) {
         let opens = login.is_from_before(&claims);
-        return Caller { principal, session: claims.session, opens, life: None, token: None };
+        let session = claims.session;
+        return Caller { principal, session, opens, life: None, connection, token: None };
     }
     // Nothing but the connection tells one client of a user from another.
-    let life = ends.peer.as_ref().map(|peer| Weak::clone(&peer.life));
+    let life = connection.clone();
     let number = life.as_ref().and_then(Weak::upgrade).map_or(0, |life| life.number);
     let session = login.session_name(&format!("{number}\0{}", principal.user));
-    Caller { principal, session, opens: true, life, token: None }
+    Caller { principal, session, opens: true, life, connection, token: None }
 }
 
 async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {

@@ -79,6 +79,16 @@ impl SigningKey {
         context.sign().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// Makes a key of its own for a purpose, from which this one cannot be found.
+    pub(crate) fn derive(&self, purpose: &str) -> hmac::Key {
+        // As of a signature for a purpose that no signature has.
+        let mut context = hmac::Context::with_key(&self.0);
+        context.update(b"derive");
+        context.update(&[0, 0]);
+        context.update(purpose.as_bytes());
+        hmac::Key::new(hmac::HMAC_SHA256, context.sign().as_ref())
+    }
+
     /// Tells whether it signed this text; takes as long whatever differs.
     pub(crate) fn has_signed(&self, purpose: &str, text: &str, signature: &str) -> bool {
         let expected = self.sign(purpose, text);

@@ -1,7 +1,7 @@
 //! The configuration as a TOML file.
 //!
-//! One table of keys says what each sets and how its value reads. So an unknown key is found, and
-//! told from what it probably meant; and no key can be read and then forgotten.
+//! A table of keys for each role says what each sets and how its value reads. So an unknown key is
+//! found, and told from what it probably meant; and no key can be read and then forgotten.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,24 +10,31 @@ use std::time::Duration;
 use skep_engine::read_duration;
 use toml::{Table, Value};
 
-use super::CoordinatorConfig;
+use super::{CoordinatorConfig, WorkerConfig};
 use crate::error::{Error, Result};
 
-/// What a configuration file says; what it does not say stays as it was.
-#[derive(Debug, Clone, Default)]
-pub struct ConfigFile {
+/// What a configuration file says for a role; what it does not say stays as it was.
+#[derive(Debug)]
+pub struct ConfigFile<C: Keyed> {
     path: PathBuf,
-    entries: Vec<(&'static Key, Value)>,
+    entries: Vec<(&'static Key<C>, Value)>,
+}
+
+/// A configuration that a file can set.
+pub trait Keyed: Sized + 'static {
+    /// All that can be set.
+    const KEYS: &'static [Key<Self>];
 }
 
 /// How near a name must be to a known one to be taken for it.
 const LIKENESS: f64 = 0.8;
 
+/// One thing that a file can set.
 #[derive(Debug)]
-struct Key {
+pub struct Key<C> {
     /// With its section: `scheduler.max_attempts`.
     name: &'static str,
-    set: fn(&mut CoordinatorConfig, &Value) -> Result<(), String>,
+    set: fn(&mut C, &Value) -> Result<(), String>,
 }
 
 macro_rules! keys {
@@ -42,72 +49,107 @@ macro_rules! keys {
     };
 }
 
-const KEYS: &[Key] = keys! {
-    "listen" => listen: text,
-    "advertise" => advertise: some_text,
-    "http" => http: some_text,
-    "insecure" => is_insecure: boolean,
-    "token" => token: some_text,
-    "users" => users: some_path,
-    "token_lifetime" => token_lifetime: duration,
-    "allowed_roots" => engine.allowed_roots: texts,
-    "tls.cert" => tls.cert: some_path,
-    "tls.key" => tls.key: some_path,
-    "tls.ca" => tls.ca: some_path,
-    "tls.client_ca" => tls.client_ca: some_path,
-    "tls.server_name" => tls.server_name: some_text,
-    "data_dir" => engine.data_dir: some_path,
-    "spill_dir" => engine.spill_dir: some_path,
-    "spill_limit_bytes" => engine.spill_limit: number,
-    "memory_bytes" => engine.memory_limit: some_number,
-    "partitions" => engine.target_partitions: some_number,
-    "statement_timeout" => engine.statement_timeout: some_duration,
-    "drain_timeout" => drain_timeout: duration,
-    "sessions.max_count" => sessions.max_count: number,
-    "sessions.idle_timeout" => sessions.idle_timeout: duration,
-    "results.max_pending_count" => results.max_pending_count: number,
-    "results.fetch_timeout" => results.fetch_timeout: duration,
-    "results.memory_bytes" => results.memory_bytes: number,
-    "results.message_bytes" => results.message_bytes: number,
-    "results.ticket_timeout" => results.ticket_timeout: duration,
-    "results.prepared_timeout" => results.prepared_timeout: duration,
-    "results.max_statement_bytes" => results.max_statement_bytes: number,
-    "results.max_parameter_bytes" => results.max_parameter_bytes: number,
-    "grpc.keepalive_interval" => grpc.keepalive_interval: duration,
-    "grpc.keepalive_timeout" => grpc.keepalive_timeout: duration,
-    "grpc.stream_window_bytes" => grpc.stream_window_bytes: number,
-    "grpc.connection_window_bytes" => grpc.connection_window_bytes: number,
-    "grpc.max_message_bytes" => grpc.max_message_bytes: number,
-    "grpc.max_connection_count" => grpc.max_connection_count: number,
-    "grpc.max_newcomer_count" => grpc.max_newcomer_count: number,
-    "grpc.silence_timeout" => grpc.silence_timeout: duration,
-    "grpc.handshake_timeout" => grpc.handshake_timeout: duration,
-    "planner.small_query_bytes" => planner.small_query_bytes: whole,
-    "planner.min_scan_bytes_per_task" => planner.min_scan_bytes_per_task: whole,
-    "scheduler.heartbeat_interval" => heartbeat_interval: duration,
-    "scheduler.heartbeat_timeout" => scheduler.membership.heartbeat_timeout: duration,
-    "scheduler.reconnect_grace" => scheduler.membership.reconnect_grace: duration,
-    "scheduler.remembered_worker_count" => scheduler.membership.remembered_worker_count: number,
-    "scheduler.running_query_count" => scheduler.running_query_count: number,
-    "scheduler.queued_query_count" => scheduler.queued_query_count: number,
-    "scheduler.coordinator_slot_count" => scheduler.coordinator_slot_count: number,
-    "scheduler.max_attempts" => scheduler.max_attempts: number,
-    "scheduler.max_restarts" => scheduler.max_restarts: number,
-    "scheduler.max_refusals" => scheduler.max_refusals: number,
-    "scheduler.refusal_window" => scheduler.refusal_window: duration,
-    "scheduler.quarantine" => scheduler.quarantine: duration,
-    "scheduler.locality_wait" => scheduler.locality_wait: duration,
-    "scheduler.locality_share_percent" => scheduler.locality_share_percent: number,
-    "scheduler.locality_min_bytes" => scheduler.locality_min_bytes: whole,
-    "scheduler.no_worker_timeout" => scheduler.no_worker_timeout: duration,
-    "scheduler.retained_generations" => scheduler.retained_generations: whole,
-    "scheduler.result_window_bytes" => scheduler.result_window_bytes: number,
-    "scheduler.max_tasks_per_message" => scheduler.max_tasks_per_message: number,
-    "scheduler.remembered_query_count" => scheduler.remembered_query_count: number,
-    "scheduler.remembered_task_count" => scheduler.remembered_task_count: number,
-};
+impl Keyed for CoordinatorConfig {
+    const KEYS: &'static [Key<Self>] = keys! {
+        "listen" => listen: text,
+        "advertise" => advertise: some_text,
+        "http" => http: some_text,
+        "insecure" => is_insecure: boolean,
+        "token" => token: some_text,
+        "users" => users: some_path,
+        "token_lifetime" => token_lifetime: duration,
+        "allowed_roots" => engine.allowed_roots: texts,
+        "tls.cert" => tls.cert: some_path,
+        "tls.key" => tls.key: some_path,
+        "tls.ca" => tls.ca: some_path,
+        "tls.client_ca" => tls.client_ca: some_path,
+        "tls.server_name" => tls.server_name: some_text,
+        "data_dir" => engine.data_dir: some_path,
+        "spill_dir" => engine.spill_dir: some_path,
+        "spill_limit_bytes" => engine.spill_limit: number,
+        "memory_bytes" => engine.memory_limit: some_number,
+        "protected_cache_bytes" => engine.protected_cache: whole,
+        "partitions" => engine.target_partitions: some_number,
+        "statement_timeout" => engine.statement_timeout: some_duration,
+        "drain_timeout" => drain_timeout: duration,
+        "sessions.max_count" => sessions.max_count: number,
+        "sessions.idle_timeout" => sessions.idle_timeout: duration,
+        "sessions.left_timeout" => sessions.left_timeout: duration,
+        "results.max_pending_count" => results.max_pending_count: number,
+        "results.fetch_timeout" => results.fetch_timeout: duration,
+        "results.memory_bytes" => results.memory_bytes: number,
+        "results.message_bytes" => results.message_bytes: number,
+        "results.ticket_timeout" => results.ticket_timeout: duration,
+        "results.prepared_timeout" => results.prepared_timeout: duration,
+        "results.max_statement_bytes" => results.max_statement_bytes: number,
+        "results.max_parameter_bytes" => results.max_parameter_bytes: number,
+        "grpc.keepalive_interval" => grpc.keepalive_interval: duration,
+        "grpc.keepalive_timeout" => grpc.keepalive_timeout: duration,
+        "grpc.stream_window_bytes" => grpc.stream_window_bytes: number,
+        "grpc.connection_window_bytes" => grpc.connection_window_bytes: number,
+        "grpc.max_message_bytes" => grpc.max_message_bytes: number,
+        "grpc.max_connection_count" => grpc.max_connection_count: number,
+        "grpc.max_newcomer_count" => grpc.max_newcomer_count: number,
+        "grpc.silence_timeout" => grpc.silence_timeout: duration,
+        "grpc.handshake_timeout" => grpc.handshake_timeout: duration,
+        "planner.small_query_bytes" => planner.small_query_bytes: whole,
+        "planner.min_scan_bytes_per_task" => planner.min_scan_bytes_per_task: whole,
+        "scheduler.heartbeat_interval" => heartbeat_interval: duration,
+        "scheduler.heartbeat_timeout" => scheduler.membership.heartbeat_timeout: duration,
+        "scheduler.reconnect_grace" => scheduler.membership.reconnect_grace: duration,
+        "scheduler.remembered_worker_count" => scheduler.membership.remembered_worker_count: number,
+        "scheduler.running_query_count" => scheduler.running_query_count: number,
+        "scheduler.queued_query_count" => scheduler.queued_query_count: number,
+        "scheduler.coordinator_slot_count" => scheduler.coordinator_slot_count: number,
+        "scheduler.max_attempts" => scheduler.max_attempts: number,
+        "scheduler.max_restarts" => scheduler.max_restarts: number,
+        "scheduler.max_refusals" => scheduler.max_refusals: number,
+        "scheduler.refusal_window" => scheduler.refusal_window: duration,
+        "scheduler.quarantine" => scheduler.quarantine: duration,
+        "scheduler.locality_wait" => scheduler.locality_wait: duration,
+        "scheduler.locality_share_percent" => scheduler.locality_share_percent: number,
+        "scheduler.locality_min_bytes" => scheduler.locality_min_bytes: whole,
+        "scheduler.no_worker_timeout" => scheduler.no_worker_timeout: duration,
+        "scheduler.retained_generations" => scheduler.retained_generations: whole,
+        "scheduler.result_window_bytes" => scheduler.result_window_bytes: number,
+        "scheduler.max_tasks_per_message" => scheduler.max_tasks_per_message: number,
+        "scheduler.remembered_query_count" => scheduler.remembered_query_count: number,
+        "scheduler.remembered_task_count" => scheduler.remembered_task_count: number,
+    };
+}
 
-impl ConfigFile {
+impl Keyed for WorkerConfig {
+    const KEYS: &'static [Key<Self>] = keys! {
+        "coordinator" => coordinator: text,
+        "listen" => listen: text,
+        "advertise" => advertise: some_text,
+        "insecure" => is_insecure: boolean,
+        "token" => token: some_text,
+        "slots" => slot_count: number,
+        "memory_bytes" => memory_limit: some_number,
+        "partition_memory_bytes" => partition_memory_limit: some_number,
+        "protected_cache_bytes" => protected_cache: whole,
+        "data_dir" => data_dir: some_path,
+        "spill_dir" => spill_dir: some_path,
+        "drain_timeout" => drain_timeout: duration,
+        "tls.cert" => tls.cert: some_path,
+        "tls.key" => tls.key: some_path,
+        "tls.ca" => tls.ca: some_path,
+        "tls.client_ca" => tls.client_ca: some_path,
+        "tls.server_name" => tls.server_name: some_text,
+        "grpc.keepalive_interval" => grpc.keepalive_interval: duration,
+        "grpc.keepalive_timeout" => grpc.keepalive_timeout: duration,
+        "grpc.stream_window_bytes" => grpc.stream_window_bytes: number,
+        "grpc.connection_window_bytes" => grpc.connection_window_bytes: number,
+        "grpc.max_message_bytes" => grpc.max_message_bytes: number,
+        "grpc.max_connection_count" => grpc.max_connection_count: number,
+        "grpc.max_newcomer_count" => grpc.max_newcomer_count: number,
+        "grpc.silence_timeout" => grpc.silence_timeout: duration,
+        "grpc.handshake_timeout" => grpc.handshake_timeout: duration,
+    };
+}
+
+impl<C: Keyed> ConfigFile<C> {
     /// Reads a file.
     ///
     /// # Errors
@@ -127,8 +169,8 @@ impl ConfigFile {
         })?;
         let mut entries = Vec::new();
         for (name, value) in flatten(table) {
-            let Some(key) = KEYS.iter().find(|key| key.name == name) else {
-                return Err(invalid(format!("unknown key \"{name}\""), suggest(&name)));
+            let Some(key) = C::KEYS.iter().find(|key| key.name == name) else {
+                return Err(invalid(format!("unknown key \"{name}\""), suggest::<C>(&name)));
             };
             entries.push((key, value));
         }
@@ -139,7 +181,7 @@ impl ConfigFile {
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] if a value is not of its key's kind, or out of its bounds.
-    pub fn apply(&self, config: &mut CoordinatorConfig) -> Result<()> {
+    pub fn apply(&self, config: &mut C) -> Result<()> {
         for (key, value) in &self.entries {
             (key.set)(config, value).map_err(|message| Error::InvalidConfig {
                 path: self.path.clone(),
@@ -167,13 +209,14 @@ fn flatten(table: Table) -> Vec<(String, Value)> {
 }
 
 /// Returns what an unknown key probably meant: by its whole name, or by its last part elsewhere.
-fn suggest(name: &str) -> Option<String> {
+fn suggest<C: Keyed>(name: &str) -> Option<String> {
     let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
-    let likeness = |key: &Key| {
+    let likeness = |key: &Key<C>| {
         let whole = strsim::jaro_winkler(name, key.name);
         whole.max(strsim::jaro_winkler(&last(name), &last(key.name)))
     };
-    KEYS.iter()
+    C::KEYS
+        .iter()
         .map(|key| (likeness(key), key.name))
         .filter(|(likeness, _)| *likeness > LIKENESS)
         .max_by(|(left, _), (right, _)| left.total_cmp(right))
@@ -318,10 +361,37 @@ mod tests {
     }
 
     #[test]
+    fn a_file_for_a_worker_has_keys_of_its_own() {
+        let read = |text: &str| {
+            let mut config = WorkerConfig::new("");
+            ConfigFile::parse(Path::new("worker.toml"), text)?.apply(&mut config)?;
+            Ok::<_, Error>(config)
+        };
+        let text = "
+            coordinator = 'grpc://bees:50051'
+            slots = 3
+            memory_bytes = 1048576
+            [grpc]
+            keepalive_timeout = '1min'";
+        let config = read(text).unwrap();
+        assert_eq!(config.coordinator, "grpc://bees:50051");
+        assert_eq!((config.slot_count, config.memory_limit), (3, Some(1 << 20)));
+        assert_eq!(config.grpc.keepalive_timeout, Duration::from_secs(60));
+        let error = read("users = '/users'").unwrap_err().to_string();
+        assert_eq!(error, "worker.toml: unknown key \"users\"");
+    }
+
+    fn names<C: Keyed>() -> Vec<&'static str> {
+        C::KEYS.iter().map(|key| key.name).collect()
+    }
+
+    #[test]
     fn every_key_has_one_name() {
-        let mut names: Vec<_> = KEYS.iter().map(|key| key.name).collect();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), KEYS.len());
+        for mut names in [names::<CoordinatorConfig>(), names::<WorkerConfig>()] {
+            let count = names.len();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), count);
+        }
     }
 }

@@ -9,7 +9,7 @@ use skep_cluster::coordinator::CoordinatorOptions;
 use skep_cluster::scheduler::SchedulerConfig;
 use skep_engine::EngineConfig;
 
-pub use file::ConfigFile;
+pub use file::{ConfigFile, Key, Keyed};
 
 use crate::auth::users::UserFile;
 
@@ -74,7 +74,12 @@ impl Default for CoordinatorConfig {
             engine: EngineConfig::default(),
             sessions: SessionsConfig::default(),
             results: ResultsConfig::default(),
-            grpc: GrpcConfig::default(),
+            // A client may be suspended for a while, as by a debugger, and costs nothing meanwhile:
+            // its rows wait. Workers that vanish are found out by their heartbeats.
+            grpc: GrpcConfig {
+                keepalive_timeout: Duration::from_secs(20),
+                ..GrpcConfig::default()
+            },
             planner: PlannerConfig::default(),
             scheduler: SchedulerConfig::default(),
             heartbeat_interval: Duration::from_secs(1),
@@ -139,11 +144,18 @@ pub struct SessionsConfig {
     pub max_count: usize,
     /// A session that nothing was asked of for so long is closed.
     pub idle_timeout: Duration,
+    /// A session that was logged into is closed when all connections on which it was used have been
+    /// gone for so long: its client has died, or will log in again.
+    pub left_timeout: Duration,
 }
 
 impl Default for SessionsConfig {
     fn default() -> Self {
-        Self { max_count: 1024, idle_timeout: Duration::from_secs(60 * 60) }
+        Self {
+            max_count: 1024,
+            idle_timeout: Duration::from_secs(60 * 60),
+            left_timeout: Duration::from_secs(5 * 60),
+        }
     }
 }
 

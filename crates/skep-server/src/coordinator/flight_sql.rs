@@ -17,7 +17,8 @@ use arrow_flight::sql::{
     CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables,
     CommandGetXdbcTypeInfo, CommandPreparedStatementQuery, CommandPreparedStatementUpdate,
     CommandStatementIngest, CommandStatementQuery, CommandStatementSubstraitPlan,
-    CommandStatementUpdate, DoPutPreparedStatementResult, SqlInfo, TicketStatementQuery,
+    CommandStatementUpdate, DoPutPreparedStatementResult, SqlInfo, SubstraitPlan,
+    TicketStatementQuery,
 };
 use arrow_flight::{
     Action, ActionType, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus,
@@ -35,7 +36,7 @@ use skep_proto::client::{CloseSessionResult, SetSessionOptionsRequest};
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::front::Answers;
-use super::queries::{Said, encode_schema, is_exact, shown};
+use super::queries::{Said, Wanted, encode_schema, is_exact, shown};
 use super::results::PendingResults;
 use super::session_options::{options, set_options};
 use super::sessions::{OpenSession, Sessions};
@@ -44,6 +45,7 @@ use super::statements::Statements;
 use super::tickets::Tickets;
 use super::xdbc::XDBC_TYPES;
 use super::{metadata, parameters};
+use crate::auth::SigningKey;
 use crate::auth::gate::Caller;
 use crate::config::{CoordinatorConfig, ResultsConfig};
 use crate::error::{Error, Result as ServerResult};
@@ -80,15 +82,17 @@ impl std::fmt::Debug for Info {
 }
 
 impl SqlService {
-    /// Makes the service over sessions and results that somebody sweeps.
+    /// Makes the service over sessions and results that somebody sweeps; handles are signed with this
+    /// key.
     ///
     /// # Errors
-    /// [`Error::Internal`] if the system has no randomness.
+    /// [`Error::Internal`] if what it says of itself does not fit together.
     pub(super) fn new(
         sessions: Arc<Sessions>,
         results: Arc<PendingResults>,
         monitor: QueryMonitor,
         config: &CoordinatorConfig,
+        key: &SigningKey,
     ) -> ServerResult<Self> {
         let bounds = Bounds {
             statement_bytes: config.results.max_statement_bytes,
@@ -100,7 +104,7 @@ impl SqlService {
             sessions,
             results,
             statements: Statements::default(),
-            tickets: Tickets::new()?,
+            tickets: Tickets::new(key),
             monitor,
             config: config.results.clone(),
             info: Info(info),
@@ -121,16 +125,22 @@ impl SqlService {
         let schema = match command {
             Command::CommandStatementQuery(command) => {
                 refuse_transaction(command.transaction_id.as_ref())?;
-                let description = self.describe(&session, &command.query, None).await?;
+                let wanted = Wanted::Text(command.query);
+                let description = self.describe(&session, &wanted, None).await?;
                 shown(&description.schema, exact)
             }
             Command::CommandPreparedStatementQuery(command) => {
                 let said = self.prepared(&session, &command.prepared_statement_handle)?;
                 let values = parameters::decode(&said.parameters)?;
-                let description = self.describe(&session, &said.sql, values.as_ref()).await?;
+                let description = self.describe(&session, &said.wanted, values.as_ref()).await?;
                 shown(&description.schema, said.is_exact)
             }
-            Command::CommandStatementSubstraitPlan(_) => return Err(no_substrait()),
+            Command::CommandStatementSubstraitPlan(command) => {
+                refuse_transaction(command.transaction_id.as_ref())?;
+                let wanted = planned(command.plan)?;
+                let description = self.describe(&session, &wanted, None).await?;
+                shown(&description.schema, exact)
+            }
             command => metadata::schema_of(command).ok_or_else(malformed)?,
         };
         Ok(SchemaResult { schema: encode_schema(&schema)? })
@@ -217,8 +227,19 @@ fn no_transactions() -> Status {
     )
 }
 
-fn no_substrait() -> Status {
-    refuse(ErrorCode::Unimplemented, "Substrait plans are not supported", "send the query as SQL")
+/// Takes the plan out of a command.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` if there is none.
+fn planned(plan: Option<SubstraitPlan>) -> Result<Wanted, Status> {
+    match plan.filter(|plan| !plan.plan.is_empty()) {
+        Some(plan) => Ok(Wanted::Plan(plan.plan)),
+        None => Err(refuse(
+            ErrorCode::InvalidArgument,
+            "the command has no Substrait plan",
+            "the plan is a substrait.Plan, in bytes",
+        )),
+    }
 }
 
 /// Makes the status of a command that cannot be read.
@@ -294,7 +315,8 @@ impl FlightSqlService for SqlService {
         let session = session(&request)?;
         refuse_transaction(query.transaction_id.as_ref())?;
         let is_exact = is_exact(&session, request.metadata());
-        let said = Said { sql: query.query, parameters: Bytes::new(), is_exact };
+        let wanted = Wanted::Text(query.query);
+        let said = Said { wanted, parameters: Bytes::new(), is_exact };
         self.announce(&session, said, request.into_inner()).await.map(Response::new)
     }
 
@@ -310,10 +332,14 @@ impl FlightSqlService for SqlService {
 
     async fn get_flight_info_substrait_plan(
         &self,
-        _query: CommandStatementSubstraitPlan,
-        _request: Request<FlightDescriptor>,
+        query: CommandStatementSubstraitPlan,
+        request: Request<FlightDescriptor>,
     ) -> Announced {
-        Err(no_substrait())
+        let session = session(&request)?;
+        refuse_transaction(query.transaction_id.as_ref())?;
+        let is_exact = is_exact(&session, request.metadata());
+        let said = Said { wanted: planned(query.plan)?, parameters: Bytes::new(), is_exact };
+        self.announce(&session, said, request.into_inner()).await.map(Response::new)
     }
 
     async fn get_flight_info_catalogs(
@@ -421,7 +447,7 @@ impl FlightSqlService for SqlService {
         let session = session(&request)?;
         let said = self.prepared(&session, &query.prepared_statement_handle)?;
         let values = parameters::decode(&said.parameters)?;
-        let result = self.run(&session, &said.sql, values.as_ref()).await?;
+        let result = self.run(&session, &said.wanted, values.as_ref()).await?;
         let schema = shown(&result.stream.schema(), said.is_exact);
         Ok(Response::new(self.rows(result, schema)))
     }
@@ -540,7 +566,7 @@ impl FlightSqlService for SqlService {
     ) -> Result<i64, Status> {
         let session = session(&request)?;
         refuse_transaction(command.transaction_id.as_ref())?;
-        self.update(&session, &command.query, None).await
+        self.update(&session, &Wanted::Text(command.query), None).await
     }
 
     async fn do_put_statement_ingest(
@@ -576,7 +602,7 @@ impl FlightSqlService for SqlService {
             Some(values) => Some(values),
             None => parameters::decode(&said.parameters)?,
         };
-        self.update(&session, &said.sql, values.as_ref()).await
+        self.update(&session, &said.wanted, values.as_ref()).await
     }
 
     async fn do_put_substrait_plan(
@@ -584,7 +610,11 @@ impl FlightSqlService for SqlService {
         _query: CommandStatementSubstraitPlan,
         _request: Request<PeekableFlightDataStream>,
     ) -> Result<i64, Status> {
-        Err(no_substrait())
+        Err(refuse(
+            ErrorCode::Unimplemented,
+            "changes by Substrait plans are not supported",
+            "send the change as SQL, or rows by ingest",
+        ))
     }
 
     async fn do_action_create_prepared_statement(
@@ -595,7 +625,7 @@ impl FlightSqlService for SqlService {
         let session = session(&request)?;
         refuse_transaction(query.transaction_id.as_ref())?;
         let is_exact = is_exact(&session, request.metadata());
-        self.prepare(&session, query.query, is_exact).await
+        self.prepare(&session, Wanted::Text(query.query), is_exact).await
     }
 
     /// Nothing is kept for a handle.
@@ -610,10 +640,13 @@ impl FlightSqlService for SqlService {
 
     async fn do_action_create_prepared_substrait_plan(
         &self,
-        _query: ActionCreatePreparedSubstraitPlanRequest,
-        _request: Request<Action>,
+        query: ActionCreatePreparedSubstraitPlanRequest,
+        request: Request<Action>,
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
-        Err(no_substrait())
+        let session = session(&request)?;
+        refuse_transaction(query.transaction_id.as_ref())?;
+        let is_exact = is_exact(&session, request.metadata());
+        self.prepare(&session, planned(query.plan)?, is_exact).await
     }
 
     async fn do_action_begin_transaction(

@@ -1,7 +1,7 @@
 //! `PollFlightInfo`: a statement's result when there is one, and how far it is until then.
 //!
-//! A query that the cluster runs is complete when its first rows can be read; everything else is
-//! when it has begun, because its rows come as they are fetched.
+//! A query is complete when its first rows can be read. The cluster runs a query at once; what the
+//! coordinator runs itself would run as it is fetched, so who polls lets it run that far.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -68,7 +68,7 @@ impl SqlService {
             if self.statements.was_cancelled(query) {
                 return Err(reported(&Error::Cancelled, query));
             }
-            let progress = self.monitor.progress(QueryId(query)).await;
+            let progress = self.progress(query).await;
             let waits = progress
                 .filter(|progress| !progress.has_result && self.statements.is_running(query));
             let Some(progress) = waits else { return Ok(complete(self.info_of(claim))) };
@@ -77,6 +77,17 @@ impl SqlService {
                 return Ok(self.incomplete(claim, progress.fraction));
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    /// Tells how far a query is; `None` if there is nothing to wait for.
+    async fn progress(&self, query: u64) -> Option<Progress> {
+        match self.monitor.local_fraction(QueryId(query)) {
+            Some(fraction) => {
+                let has_result = self.results.begin(query)?;
+                Some(Progress { fraction, has_result })
+            }
+            None => self.monitor.progress(QueryId(query)).await,
         }
     }
 

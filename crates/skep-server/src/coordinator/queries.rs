@@ -42,11 +42,50 @@ use super::statements::Running;
 use super::tickets::{Claim, Purpose};
 use crate::status::{refuse, status_of_query};
 
+/// What a client wants to be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// A statement's text.
+    Text(String),
+    /// A query as a Substrait plan; not empty.
+    Plan(Bytes),
+}
+
+impl Wanted {
+    /// Takes what a claim holds.
+    fn of(sql: String, plan: Bytes) -> Self {
+        if plan.is_empty() { Self::Text(sql) } else { Self::Plan(plan) }
+    }
+
+    /// Returns what a claim holds: a text, or a plan.
+    fn into_parts(self) -> (String, Bytes) {
+        match self {
+            Self::Text(sql) => (sql, Bytes::new()),
+            Self::Plan(plan) => (String::new(), plan),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Text(sql) => sql.len(),
+            Self::Plan(plan) => plan.len(),
+        }
+    }
+
+    /// Whom to cancel, if that is wanted.
+    fn kill_target(&self) -> Option<String> {
+        match self {
+            Self::Text(sql) => kill_target(sql),
+            Self::Plan(_) => None,
+        }
+    }
+}
+
 /// A statement as a client said it.
 #[derive(Debug, Clone)]
 pub(super) struct Said {
-    /// Its text.
-    pub(super) sql: String,
+    /// Its text or plan.
+    pub(super) wanted: Wanted,
     /// The values of its parameters, as handles keep them; empty for none.
     pub(super) parameters: Bytes,
     /// Whether types stay as the engine has them.
@@ -64,21 +103,22 @@ impl SqlService {
     pub(super) async fn run(
         &self,
         session: &Arc<OpenSession>,
-        sql: &str,
+        wanted: &Wanted,
         values: Option<&RecordBatch>,
     ) -> Result<PendingResult, Status> {
-        self.check_length(sql)?;
+        self.check_length(wanted)?;
         let place = self.results.place()?;
         let running = self.begin(session);
-        if let Some(target) = kill_target(sql) {
+        if let Some(target) = wanted.kill_target() {
             let stream = self.kill(session, &target)?;
             return Ok(PendingResult { stream, running, session: Arc::clone(session), place });
         }
         let tagged = session.session.tagged(Arc::new(QueryTag::new(running.id())));
         let executed = async {
-            match values {
-                None => tagged.execute(sql).await,
-                Some(values) => tagged.execute_bound(sql, values).await,
+            match (wanted, values) {
+                (Wanted::Text(sql), None) => tagged.execute(sql).await,
+                (Wanted::Text(sql), Some(values)) => tagged.execute_bound(sql, values).await,
+                (Wanted::Plan(plan), values) => tagged.execute_substrait(plan, values).await,
             }
         };
         let stream = Box::pin(running.until_cancelled(executed)).await;
@@ -94,7 +134,7 @@ impl SqlService {
         descriptor: FlightDescriptor,
     ) -> Result<FlightInfo, Status> {
         let values = parameters::decode(&said.parameters)?;
-        let result = self.run(session, &said.sql, values.as_ref()).await?;
+        let result = self.run(session, &said.wanted, values.as_ref()).await?;
         let kind = result.stream.kind().clone();
         let schema = encode_schema(&shown(&result.stream.schema(), said.is_exact))?;
         let outcome = outcome(&kind, result.running.id());
@@ -105,11 +145,13 @@ impl SqlService {
             .with_ordered(true);
         info.schema = schema.clone();
         if kind == StatementKind::Query {
+            let (sql, plan) = said.wanted.into_parts();
             let claim = Claim {
                 purpose: Purpose::Result.into(),
                 session: session.id,
                 query: result.running.id(),
-                sql: said.sql,
+                sql,
+                plan,
                 parameters: said.parameters,
                 is_exact: said.is_exact,
                 schema,
@@ -145,7 +187,8 @@ impl SqlService {
             }
             None => {
                 let values = parameters::decode(&claim.parameters)?;
-                self.run(session, &claim.sql, values.as_ref()).await?
+                let wanted = Wanted::of(claim.sql, claim.plan);
+                self.run(session, &wanted, values.as_ref()).await?
             }
         };
         let schema = shown(&result.stream.schema(), claim.is_exact);
@@ -197,12 +240,11 @@ impl SqlService {
     pub(super) async fn prepare(
         &self,
         session: &Arc<OpenSession>,
-        sql: String,
+        wanted: Wanted,
         is_exact: bool,
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
-        self.check_length(&sql)?;
-        let description = self.describe(session, &sql, None).await?;
-        let said = Said { sql, parameters: Bytes::new(), is_exact };
+        let description = self.describe(session, &wanted, None).await?;
+        let said = Said { wanted, parameters: Bytes::new(), is_exact };
         let parameters = Schema::new(description.parameters);
         Ok(ActionCreatePreparedStatementResult {
             prepared_statement_handle: self.prepared_handle(session, said),
@@ -236,15 +278,17 @@ impl SqlService {
     ) -> Result<Said, Status> {
         let now = SystemTime::now();
         let claim = self.tickets.open(Purpose::Prepared, session.id, handle, now)?;
-        let Claim { sql, parameters, is_exact, .. } = claim;
-        Ok(Said { sql, parameters, is_exact })
+        let Claim { sql, plan, parameters, is_exact, .. } = claim;
+        Ok(Said { wanted: Wanted::of(sql, plan), parameters, is_exact })
     }
 
     fn prepared_handle(&self, session: &Arc<OpenSession>, said: Said) -> Bytes {
+        let (sql, plan) = said.wanted.into_parts();
         let claim = Claim {
             purpose: Purpose::Prepared.into(),
             session: session.id,
-            sql: said.sql,
+            sql,
+            plan,
             parameters: said.parameters,
             is_exact: said.is_exact,
             ..Claim::default()
@@ -257,27 +301,32 @@ impl SqlService {
     pub(super) async fn describe(
         &self,
         session: &Arc<OpenSession>,
-        sql: &str,
+        wanted: &Wanted,
         values: Option<&RecordBatch>,
     ) -> Result<Description, Status> {
-        self.check_length(sql)?;
-        if kill_target(sql).is_some() {
+        self.check_length(wanted)?;
+        if wanted.kill_target().is_some() {
             let schema = Arc::new(Schema::empty());
             return Ok(Description { is_query: false, schema, parameters: Vec::new() });
         }
         let _place = self.results.place()?;
-        let described = Box::pin(session.session.describe(sql, values)).await;
-        described.map_err(|error| reported(&error, 0))
+        let described = async {
+            match wanted {
+                Wanted::Text(sql) => session.session.describe(sql, values).await,
+                Wanted::Plan(plan) => session.session.describe_substrait(plan, values).await,
+            }
+        };
+        Box::pin(described).await.map_err(|error| reported(&error, 0))
     }
 
     /// Runs a statement that changes something; returns how many rows it wrote.
     pub(super) async fn update(
         &self,
         session: &Arc<OpenSession>,
-        sql: &str,
+        wanted: &Wanted,
         values: Option<&RecordBatch>,
     ) -> Result<i64, Status> {
-        let result = self.run(session, sql, values).await?;
+        let result = self.run(session, wanted, values).await?;
         match result.stream.kind() {
             StatementKind::Write { row_count } => Ok(i64::try_from(*row_count).unwrap_or(i64::MAX)),
             StatementKind::Command { .. } => Ok(0),
@@ -289,14 +338,14 @@ impl SqlService {
         }
     }
 
-    fn check_length(&self, sql: &str) -> Result<(), Status> {
+    fn check_length(&self, wanted: &Wanted) -> Result<(), Status> {
         let bound = self.config.max_statement_bytes;
-        if sql.len() <= bound {
+        if wanted.len() <= bound {
             return Ok(());
         }
         Err(refuse(
             ErrorCode::InvalidArgument,
-            format!("the statement has {} bytes, of which {bound} are allowed", sql.len()),
+            format!("the statement has {} bytes, of which {bound} are allowed", wanted.len()),
             "send values as parameters, load rows by ingest, or raise max_statement_bytes in [results]",
         ))
     }

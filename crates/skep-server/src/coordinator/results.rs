@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use datafusion::common::runtime::SpawnedTask;
+use futures::{FutureExt, StreamExt, stream};
 use parking_lot::Mutex;
-use skep_engine::QueryStream;
+use skep_engine::{Error, QueryStream};
 use skep_proto::ErrorCode;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
 use tonic::Status;
 
 use super::sessions::OpenSession;
@@ -47,6 +49,8 @@ pub(super) struct PendingResult {
 struct Waiting {
     result: PendingResult,
     since: Instant,
+    /// Whether its first rows have come, once somebody has let it begin.
+    begun: Option<watch::Receiver<bool>>,
 }
 
 impl PendingResults {
@@ -85,13 +89,28 @@ impl PendingResults {
     /// Lets a result wait.
     pub(super) fn put(&self, result: PendingResult, now: Instant) {
         let id = result.running.id();
-        self.waiting.lock().insert(id, Waiting { result, since: now });
+        self.waiting.lock().insert(id, Waiting { result, since: now, begun: None });
     }
 
     /// Hands a result out, once; `None` if it is not there, or not any more.
     pub(super) fn take(&self, id: u64) -> Option<PendingResult> {
         let taken = self.waiting.lock().remove(&id);
         taken.map(|waiting| waiting.result)
+    }
+
+    /// Lets the query of a result that waits run until its first rows are there, which wait with it;
+    /// tells whether they are. `None` if it does not wait.
+    pub(super) fn begin(&self, id: u64) -> Option<bool> {
+        let mut waiting = self.waiting.lock();
+        let Waiting { result, begun, .. } = waiting.get_mut(&id)?;
+        let has_come = begun.get_or_insert_with(|| {
+            let schema = result.stream.schema();
+            let nothing = QueryStream::new(schema, stream::empty().boxed());
+            let (stream, has_come) = begin(std::mem::replace(&mut result.stream, nothing));
+            result.stream = stream;
+            has_come
+        });
+        Some(*has_come.borrow())
     }
 
     /// Lets a result that waits wait from now; returns whether it waits.
@@ -125,13 +144,36 @@ impl PendingResults {
     }
 }
 
+/// Asks for the first rows of a query at once, in a task that ends with the stream.
+fn begin(mut rows: QueryStream) -> (QueryStream, watch::Receiver<bool>) {
+    let (came, has_come) = watch::channel(false);
+    let schema = rows.schema();
+    let first = SpawnedTask::spawn(async move {
+        let first = rows.next().await;
+        came.send_replace(true);
+        // What has ended is not asked again.
+        first.map(|first| (first, rows))
+    });
+    let batches = async move {
+        match first.join().await {
+            Ok(None) => stream::empty().boxed(),
+            Ok(Some((first, rows))) => stream::once(async { first }).chain(rows).boxed(),
+            Err(error) => {
+                let message = format!("the first rows of a query: {error}");
+                stream::once(async { Err(Error::Internal { message, source: None }) }).boxed()
+            }
+        }
+    };
+    (QueryStream::new(schema, batches.flatten_stream().boxed()), has_come)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Weak;
     use std::time::Duration;
 
+    use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
     use datafusion::arrow::datatypes::Schema;
-    use futures::StreamExt;
     use skep_engine::{Engine, EngineConfig, Principal};
     use tonic::Code;
 
@@ -158,7 +200,7 @@ mod tests {
         fn endless(&self, id: u64) -> (PendingResult, Weak<()>) {
             let held = Arc::new(());
             let watch = Arc::downgrade(&held);
-            let batches = futures::stream::once(async move {
+            let batches = stream::once(async move {
                 let _held = held;
                 std::future::pending().await
             });
@@ -182,6 +224,39 @@ mod tests {
         drop(taken);
         assert!(watch.upgrade().is_none());
         assert!(!setting.statements.is_running(5));
+    }
+
+    #[tokio::test]
+    async fn a_result_that_has_begun_loses_no_row_and_ends_with_its_place() {
+        let setting = Setting::of(2).await;
+        let (mut result, _) = setting.endless(5);
+        let schema = Arc::new(Schema::empty());
+        let batch = |rows| {
+            let options = RecordBatchOptions::new().with_row_count(Some(rows));
+            RecordBatch::try_new_with_options(Arc::new(Schema::empty()), vec![], &options).unwrap()
+        };
+        let rows = stream::iter([Ok(batch(1)), Err(Error::Cancelled), Ok(batch(2))]);
+        result.stream = QueryStream::new(Arc::clone(&schema), rows.boxed());
+        setting.results.put(result, Instant::now());
+        while setting.results.begin(5) == Some(false) {
+            tokio::task::yield_now().await;
+        }
+        let mut taken = setting.results.take(5).unwrap();
+        assert_eq!(taken.stream.next().await.unwrap().unwrap().num_rows(), 1);
+        assert!(taken.stream.next().await.unwrap().is_err());
+        assert_eq!(taken.stream.next().await.unwrap().unwrap().num_rows(), 2);
+        assert!(taken.stream.next().await.is_none());
+        assert_eq!(setting.results.begin(5), None);
+
+        let (endless, watch) = setting.endless(6);
+        setting.results.put(endless, Instant::now());
+        assert_eq!(setting.results.begin(6), Some(false));
+        tokio::task::yield_now().await;
+        assert_eq!(setting.results.begin(6), Some(false));
+        setting.results.drop_cancelled(6);
+        while watch.upgrade().is_some() {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]

@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::http::{HttpServer, Readiness};
 use crate::listen::{advertised, bind, raise_file_limit};
 use crate::rpc::RpcServer;
-use crate::tls::Strangers;
+use crate::tls::{Certificates, Strangers};
 
 /// How often idle sessions and results that nobody fetched are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -80,8 +80,9 @@ impl CoordinatorServer {
             Some(address) => Some(bind(address, is_open).await?),
             None => None,
         };
-        let tls = config.tls.load(Strangers::Allowed)?;
-        let login = Login::open(users, signing_key(&config)?, config.token_lifetime)?;
+        let tls = Certificates::load(&config.tls, Strangers::Allowed)?;
+        let key = signing_key(&config)?;
+        let login = Login::open(users, key.clone(), config.token_lifetime)?;
         let gate = Gate::new(login, config.tls.client_ca.is_some());
         let local = listener
             .local_addr()
@@ -91,7 +92,7 @@ impl CoordinatorServer {
         let sessions = Arc::new(Sessions::new(config.sessions.clone(), wiring.engine().clone()));
         let results = Arc::new(PendingResults::new(config.results.clone()));
         let (sessions_of, results_of) = (Arc::clone(&sessions), Arc::clone(&results));
-        let sql = SqlService::new(sessions_of, results_of, wiring.monitor(), &config)?;
+        let sql = SqlService::new(sessions_of, results_of, wiring.monitor(), &config, &key)?;
         let front = Front::new(sql, wiring.exchanges());
         let flight = FlightServiceServer::new(front)
             .max_decoding_message_size(config.grpc.max_message_bytes)
@@ -100,7 +101,7 @@ impl CoordinatorServer {
         health.set_serving::<FlightServiceServer<Front<ProcessExchanges>>>().await;
         let routes = wiring.add_control(Routes::new(flight).add_service(health_service));
         let routes = gate.guard(routes);
-        let rpc = RpcServer::start(listener, routes, &config.grpc, tls.map(|tls| tls.server))?;
+        let rpc = RpcServer::start(listener, routes, &config.grpc, tls)?;
         let is_draining = AtomicBool::new(false);
         let state = Arc::new(State { sessions, results, wiring, gate, health, is_draining });
         let http = match http_listener {
@@ -178,7 +179,7 @@ impl fmt::Debug for CoordinatorServer {
     }
 }
 
-/// Returns the key that tokens are signed with; kept where there is a place for it.
+/// Returns the key that tokens and handles are signed with; kept where there is a place for it.
 fn signing_key(config: &CoordinatorConfig) -> Result<SigningKey> {
     config.engine.data_dir.as_deref().map_or_else(SigningKey::fresh, SigningKey::of_data_dir)
 }

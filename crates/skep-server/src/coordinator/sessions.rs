@@ -1,11 +1,12 @@
 //! The sessions of clients, by the names that the gate gives them.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use ring::digest;
 use skep_engine::{Engine, Principal, Session};
 use skep_proto::ErrorCode;
 use tonic::{Extensions, Status};
@@ -13,11 +14,16 @@ use tonic::{Extensions, Status};
 use crate::auth::gate::Caller;
 use crate::config::SessionsConfig;
 use crate::connection::ConnectionLife;
+use crate::secret::unguessable;
 use crate::status::refuse;
 
 /// How many closed sessions are remembered: one that was given before the coordinator started is
 /// opened again, but not if it was closed since.
 const REMEMBERED_CLOSED: usize = 4096;
+
+/// How many connections a session is known to be used on; one that has more at a time is not taken
+/// for left, whatever becomes of them.
+const KNOWN_CONNECTIONS: usize = 64;
 
 /// The header, and the option of a session, by which a client says that it takes views.
 pub(super) const STRING_VIEW: &str = "string_view";
@@ -29,7 +35,8 @@ pub(super) const STRING_VIEW: &str = "string_view";
 pub(super) struct Sessions {
     config: SessionsConfig,
     engine: Engine,
-    next_id: AtomicU64,
+    /// What ids of connections' sessions are made with: connections are counted anew by each process.
+    nonce: String,
     open: Mutex<HashMap<String, Entry>>,
     /// Oldest first.
     closed: Mutex<VecDeque<String>>,
@@ -54,7 +61,44 @@ struct Entry {
     principal: Principal,
     /// The connection that it ends with, if any.
     life: Option<Weak<ConnectionLife>>,
+    connections: Connections,
     last_used: Instant,
+}
+
+/// The connections on which a session was used.
+#[derive(Debug, Default)]
+struct Connections {
+    known: Vec<Weak<ConnectionLife>>,
+    /// Whether there were more at a time than are kept.
+    are_too_many: bool,
+    /// When it was first seen that all of them are gone.
+    gone_since: Option<Instant>,
+}
+
+impl Connections {
+    /// Notes that the session is used on a connection.
+    fn note(&mut self, connection: Option<&Weak<ConnectionLife>>) {
+        let Some(connection) = connection else { return };
+        self.gone_since = None;
+        if self.are_too_many || self.known.iter().any(|known| known.ptr_eq(connection)) {
+            return;
+        }
+        if self.known.len() >= KNOWN_CONNECTIONS {
+            self.known.retain(|known| known.strong_count() > 0);
+            self.are_too_many = self.known.len() >= KNOWN_CONNECTIONS;
+        }
+        self.known.push(Weak::clone(connection));
+    }
+
+    /// Tells whether all have been gone for so long.
+    fn are_gone_for(&mut self, timeout: Duration, now: Instant) -> bool {
+        let is_one_there = self.known.iter().any(|known| known.strong_count() > 0);
+        if self.known.is_empty() || self.are_too_many || is_one_there {
+            return false;
+        }
+        let since = *self.gone_since.get_or_insert(now);
+        now.saturating_duration_since(since) >= timeout
+    }
 }
 
 impl std::fmt::Debug for OpenSession {
@@ -84,8 +128,8 @@ impl OpenSession {
 impl Sessions {
     /// Makes an empty set.
     pub(super) fn new(config: SessionsConfig, engine: Engine) -> Self {
-        let next_id = AtomicU64::new(1);
-        Self { config, engine, next_id, open: Mutex::default(), closed: Mutex::default() }
+        let nonce = unguessable();
+        Self { config, engine, nonce, open: Mutex::default(), closed: Mutex::default() }
     }
 
     /// Returns a session that is nobody's, to look at the engine.
@@ -101,13 +145,14 @@ impl Sessions {
         // Making a session takes a while; nobody else should wait for it.
         let token = caller.session.clone();
         let session = self.engine.session_of(caller.principal.clone());
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let id = self.id_of(caller);
         let session = Arc::new(OpenSession::new(token.clone(), id, session));
         drop(self.expire(now));
         let mut open = self.open.lock();
         if let Some(entry) = open.get_mut(&token).filter(|it| it.principal == caller.principal) {
             // Another request of the caller was faster.
             entry.last_used = now;
+            entry.connections.note(caller.connection.as_ref());
             return Ok(Arc::clone(&entry.session));
         }
         if open.len() >= self.config.max_count {
@@ -115,14 +160,30 @@ impl Sessions {
             let hint = "try again later, or raise max_count in [sessions]";
             return Err(refuse(ErrorCode::Unavailable, message, hint));
         }
+        let mut connections = Connections::default();
+        connections.note(caller.connection.as_ref());
         let entry = Entry {
             session: Arc::clone(&session),
             principal: caller.principal.clone(),
             life: caller.life.clone(),
+            connections,
             last_used: now,
         };
         drop(open.insert(token, entry));
         Ok(session)
+    }
+
+    /// Returns what handles name a session by. A session that a coordinator that was started again
+    /// opens anew has the id that it had, and so its client's handles.
+    fn id_of(&self, caller: &Caller) -> u64 {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(caller.session.as_bytes());
+        if caller.life.is_some() {
+            context.update(&[0]);
+            context.update(self.nonce.as_bytes());
+        }
+        let digest = context.finish();
+        digest.as_ref().iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte))
     }
 
     /// Returns the session of a request that came through the gate.
@@ -139,6 +200,7 @@ impl Sessions {
         match open.get_mut(&caller.session) {
             Some(entry) if entry.principal == caller.principal => {
                 entry.last_used = now;
+                entry.connections.note(caller.connection.as_ref());
                 return Ok(Arc::clone(&entry.session));
             }
             Some(_) => return Err(ended()),
@@ -182,13 +244,15 @@ impl Sessions {
     fn expire(&self, now: Instant) -> Vec<Entry> {
         let mut open = self.open.lock();
         let extracted = open.extract_if(|_, entry| {
-            if Arc::strong_count(&entry.session) > 1 {
+            let is_used = Arc::strong_count(&entry.session) > 1;
+            if is_used {
                 entry.last_used = now;
             }
             let is_idle =
                 now.saturating_duration_since(entry.last_used) >= self.config.idle_timeout;
             let is_alone = entry.life.as_ref().is_some_and(|life| life.strong_count() == 0);
-            is_idle || (is_alone && Arc::strong_count(&entry.session) == 1)
+            let is_left = entry.connections.are_gone_for(self.config.left_timeout, now);
+            is_idle || ((is_alone || is_left) && !is_used)
         });
         extracted.map(|(_, entry)| entry).collect()
     }
@@ -204,19 +268,18 @@ fn ended() -> Status {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use skep_engine::{EngineConfig, Role};
     use tonic::Code;
 
     use super::*;
 
     const IDLE: Duration = Duration::from_secs(60);
+    const LEFT: Duration = Duration::from_secs(20);
 
     async fn sessions(max_count: usize) -> Sessions {
         let config = EngineConfig { memory_limit: Some(64 << 20), ..EngineConfig::default() };
         let engine = Engine::open(config).await.unwrap();
-        Sessions::new(SessionsConfig { max_count, idle_timeout: IDLE }, engine)
+        Sessions::new(SessionsConfig { max_count, idle_timeout: IDLE, left_timeout: LEFT }, engine)
     }
 
     fn caller(session: &str) -> Caller {
@@ -225,6 +288,7 @@ mod tests {
             session: session.to_owned(),
             opens: false,
             life: None,
+            connection: None,
             token: None,
         }
     }
@@ -276,6 +340,41 @@ mod tests {
         drop(held);
         sessions.sweep(now);
         assert!(first.upgrade().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_session_that_was_logged_into_outlives_its_connections_for_a_while() {
+        let sessions = sessions(2).await;
+        let start = Instant::now();
+        let (first, second) = (ConnectionLife::alone(1), ConnectionLife::alone(2));
+        let on = |life: &Arc<ConnectionLife>| {
+            let connection = Some(Arc::downgrade(life));
+            request(&Caller { connection, ..caller("login") })
+        };
+        let login = Caller { connection: Some(Arc::downgrade(&first)), ..caller("login") };
+        drop(sessions.open(&login, start).unwrap());
+        drop(sessions.of(&on(&second), start).unwrap());
+        drop(first);
+        sessions.sweep(start + LEFT);
+        // One is still there.
+        drop(sessions.of(&on(&second), start + LEFT).unwrap());
+        drop(second);
+        let gone = start + LEFT + LEFT;
+        sessions.sweep(gone);
+        sessions.sweep(gone + LEFT / 2);
+        // It comes back in time, and the count begins anew.
+        let third = ConnectionLife::alone(3);
+        let held = sessions.of(&on(&third), gone + LEFT / 2).unwrap();
+        drop(third);
+        let gone = gone + LEFT / 2;
+        sessions.sweep(gone);
+        sessions.sweep(gone + LEFT);
+        let known = request(&caller("login"));
+        // Whatever runs in it goes on.
+        assert!(sessions.of(&known, gone + LEFT).is_ok());
+        drop(held);
+        sessions.sweep(gone + LEFT);
+        assert!(sessions.of(&known, gone + LEFT).is_err());
     }
 
     #[tokio::test]

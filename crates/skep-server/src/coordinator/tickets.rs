@@ -1,7 +1,8 @@
 //! Handles and tickets: what a client hands back to be recognised by.
 //!
-//! One holds all that it stands for, with a signature of this process and a time at which it ends. So
-//! nothing is kept for a handle that a client forgets, and none can be made up or changed.
+//! One holds all that it stands for, with a signature and a time at which it ends. So nothing is kept
+//! for a handle that a client forgets, and none can be made up or changed. The key is that of tokens:
+//! where a coordinator that is started again takes the token of a session, it takes its handles too.
 //!
 //! **Invariant:** whoever reads one learns nothing but what its client said: it does not hold the
 //! session's token.
@@ -12,11 +13,10 @@ use std::time::{Duration, SystemTime};
 use prost::Message;
 use prost_types::Timestamp;
 use ring::hmac;
-use ring::rand::SystemRandom;
 use skep_proto::ErrorCode;
 use tonic::Status;
 
-use crate::error::{Error, Result};
+use crate::auth::SigningKey;
 use crate::status::refuse;
 
 /// Bytes of a signature.
@@ -48,7 +48,7 @@ pub(super) struct Claim {
     /// The statement that ran, if one did.
     #[prost(uint64, tag = "3")]
     pub(super) query: u64,
-    /// Its text.
+    /// Its text; empty for a plan.
     #[prost(string, tag = "4")]
     pub(super) sql: String,
     /// The values of its parameters, as an Arrow IPC stream; empty for none.
@@ -63,6 +63,9 @@ pub(super) struct Claim {
     /// When it ends. Units: milliseconds since 1970.
     #[prost(uint64, tag = "8")]
     pub(super) expires: u64,
+    /// A Substrait plan in the place of a text; empty for a text.
+    #[prost(bytes = "bytes", tag = "9")]
+    pub(super) plan: bytes::Bytes,
 }
 
 impl Claim {
@@ -97,15 +100,9 @@ impl fmt::Debug for Tickets {
 }
 
 impl Tickets {
-    /// Makes a key of its own, which ends with the process, as its sessions do.
-    ///
-    /// # Errors
-    /// [`Error::Internal`] if the system has no randomness.
-    pub(super) fn new() -> Result<Self> {
-        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).map_err(
-            |_unspecified| Error::Internal { message: "the system gives no randomness".to_owned() },
-        )?;
-        Ok(Self { key })
+    /// Signs with a key that is made of this one.
+    pub(super) fn new(key: &SigningKey) -> Self {
+        Self { key: key.derive("handles and tickets") }
     }
 
     /// Signs a claim.
@@ -118,7 +115,7 @@ impl Tickets {
     /// Reads a handle that was given for this purpose in this session.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` for what is no such handle of this process; `PERMISSION_DENIED` if it is
+    /// `INVALID_ARGUMENT` for what is no such handle of this key; `PERMISSION_DENIED` if it is
     /// another session's; `NOT_FOUND` once it has ended.
     pub(super) fn open(
         &self,
@@ -135,7 +132,7 @@ impl Tickets {
                     Purpose::Prepared => "this is no handle of a prepared statement",
                     _ => "this is no ticket of a result",
                 },
-                "handles and tickets are handed back unchanged, to the coordinator that gave them; a coordinator that was started again knows none",
+                "handles and tickets are handed back unchanged, to the coordinator that gave them; one that was started again knows them if it has a --data-dir",
             ));
         };
         if claim.session != session {
@@ -173,6 +170,10 @@ mod tests {
 
     use super::*;
 
+    fn fresh() -> Tickets {
+        Tickets::new(&SigningKey::fresh().unwrap())
+    }
+
     fn claim(purpose: Purpose) -> Claim {
         Claim {
             purpose: purpose.into(),
@@ -185,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_handle_is_known_again_by_whom_it_was_given_to_until_it_ends() {
-        let tickets = Tickets::new().unwrap();
+        let tickets = fresh();
         let now = SystemTime::now();
         let end = now + Duration::from_secs(1);
         let claim = claim(Purpose::Result).expiring_at(end);
@@ -202,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_changed_handle_is_no_handle() {
-        let tickets = Tickets::new().unwrap();
+        let tickets = fresh();
         let now = SystemTime::now();
         let claim = claim(Purpose::Prepared).expiring_at(now + Duration::from_secs(1));
         let handle = tickets.seal(&claim).to_vec();
@@ -215,7 +216,11 @@ mod tests {
         for length in [0, 1, SIGNATURE_BYTES, handle.len() - 1] {
             assert!(tickets.open(Purpose::Prepared, 3, &handle[..length], now).is_err());
         }
-        let foreign = Tickets::new().unwrap().seal(&claim);
+        let foreign = fresh().seal(&claim);
         assert!(tickets.open(Purpose::Prepared, 3, &foreign, now).is_err());
+        // The same key makes the same.
+        let key = SigningKey::fresh().unwrap();
+        let sealed = Tickets::new(&key).seal(&claim);
+        assert_eq!(Tickets::new(&key).open(Purpose::Prepared, 3, &sealed, now).unwrap(), claim);
     }
 }

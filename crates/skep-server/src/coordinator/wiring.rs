@@ -26,7 +26,7 @@ use super::front::{Answers, Exchanges};
 use crate::config::CoordinatorConfig;
 use crate::error::{Error, Result};
 use crate::io_runtime::IoRuntime;
-use crate::tls::Tls;
+use crate::tls::Certificates;
 
 /// The parts of a coordinator.
 pub(super) struct Wiring {
@@ -54,13 +54,13 @@ impl Wiring {
     pub(super) async fn start(
         config: &CoordinatorConfig,
         data_address: String,
-        tls: Option<&Tls>,
+        tls: Option<&Arc<Certificates>>,
     ) -> Result<Self> {
         let (runtime, store) = open(config.engine.clone()).await?;
         let io = IoRuntime::start()?;
         let fetch = FetchConfig {
             token: config.token.clone(),
-            tls: tls.map(|tls| tls.client.clone()),
+            tls: tls.map(Certificates::client),
             max_message_bytes: config.grpc.max_message_bytes,
             ..FetchConfig::default()
         };

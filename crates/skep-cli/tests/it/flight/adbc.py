@@ -1,6 +1,6 @@
 """What the ADBC driver for Flight SQL does with a coordinator: one function per case.
 
-Called as: adbc.py CASE ADDRESS
+Called as: adbc.py CASE ADDRESS [NAME=PATH ...]
 """
 
 import sys
@@ -9,6 +9,8 @@ import time
 
 import adbc_driver_flightsql.dbapi as flight_sql
 import pyarrow
+import pyarrow.flight
+from adbc_driver_flightsql import DatabaseOptions
 
 
 def connect(address, **options):
@@ -204,9 +206,151 @@ def errors(address):
         assert failure.status_code.name == "NOT_FOUND", failure.status_code
         fails(flight_sql.Error, run("SELECT 1 / 0"), "zero")
         # A plan in Substrait is bytes.
-        fails(flight_sql.NotSupportedError, run(b"no plan"), "Substrait")
+        fails(flight_sql.ProgrammingError, run(b"no plan"), "Substrait plan cannot be read")
         assert ask(connection, "SELECT 1") == [(1,)]
 
 
+def substrait(address, plan):
+    with open(plan, "rb") as file:
+        plan = file.read()
+    with connect(address) as connection:
+        assert ask(connection, plan) == [("ann",), ("bob",)]
+        with connection.cursor() as cursor:
+            assert cursor.adbc_execute_schema(plan).names == ["who"]
+            partitions, schema = cursor.adbc_execute_partitions(plan)
+            assert (len(partitions), schema.names) == (1, ["who"])
+            cursor.adbc_read_partition(partitions[0])
+            assert cursor.fetchall() == [("ann",), ("bob",)]
+
+
+def login(name, password=None):
+    return {"username": name, "password": password or f"{name}-secret"}
+
+
+def refused(status, action, *parts):
+    failure = fails(flight_sql.Error, action, *parts)
+    assert failure.status_code.name == status, (failure.status_code, str(failure))
+    assert "-secret" not in str(failure), failure
+
+
+def users(address):
+    for name in ("ann", "will", "rita"):
+        with connect(address, db_kwargs=login(name)) as connection:
+            assert ask(connection, "SELECT 1") == [(1,)]
+    # A token is as good as the password it was given for, in either place.
+    client = pyarrow.flight.FlightClient(address)
+    _, bearer = client.authenticate_basic_token("rita", "rita-secret")
+    header = {DatabaseOptions.AUTHORIZATION_HEADER.value: bearer.decode()}
+    as_password = login("rita", bearer.decode().removeprefix("Bearer "))
+    for options in (header, as_password):
+        with connect(address, db_kwargs=options) as connection:
+            assert ask(connection, "SELECT 2") == [(2,)]
+    # It is said at once, and not by the first statement.
+    for options in (login("will", "guess-secret"), login("eve")):
+        refused(
+            "UNAUTHENTICATED",
+            lambda: connect(address, db_kwargs=options),
+            "wrong user or password",
+        )
+
+    def anonymous():
+        with connect(address) as connection:
+            ask(connection, "SELECT 1")
+
+    refused("UNAUTHENTICATED", anonymous, "who asks")
+    forged = {DatabaseOptions.AUTHORIZATION_HEADER.value: "Bearer skep1.made.up"}
+
+    def with_forged():
+        with connect(address, db_kwargs=forged) as connection:
+            ask(connection, "SELECT 1")
+
+    refused("UNAUTHENTICATED", with_forged)
+
+
+def reader(address, open, closed):
+    row = pyarrow.table({"a": [1]})
+    with connect(address, db_kwargs=login("will")) as will:
+        with will.cursor() as cursor:
+            cursor.execute("CREATE TABLE t AS SELECT value AS a FROM generate_series(1, 20000)")
+            assert cursor.adbc_ingest("t", row, mode="append") == 1
+    with connect(address, db_kwargs=login("rita")) as rita:
+        assert ask(rita, "SELECT count(*) FROM t") == [(20001,)]
+        run = lambda sql: (lambda: ask(rita, sql))
+        for sql in (
+            "INSERT INTO t VALUES (1)",
+            "DROP TABLE t",
+            "CREATE TABLE u (x INT)",
+            "CREATE SCHEMA s",
+            f"COPY t TO '{open}/t.parquet'",
+        ):
+            refused("UNAUTHORIZED", run(sql), "is a reader")
+        with rita.cursor() as cursor:
+            refused(
+                "UNAUTHORIZED",
+                lambda: cursor.executemany("INSERT INTO t VALUES (?)", [(1,), (2,)]),
+                "is a reader",
+            )
+            for mode in ("append", "replace"):
+                refused(
+                    "UNAUTHORIZED", lambda: cursor.adbc_ingest("t", row, mode=mode), "is a reader"
+                )
+        # Files only where they are open to all.
+        assert ask(rita, f"SELECT x FROM '{open}/x.csv'") == [(7,)]
+        refused("UNAUTHORIZED", run(f"SELECT x FROM '{closed}/x.csv'"), "no permission to name")
+        # What is set is set for this session.
+        assert ask(rita, "SET datafusion.execution.batch_size = 77") in ([], None)
+        # What others do is not seen.
+        theirs = "SELECT count(*) FROM system.queries WHERE sql LIKE 'CREATE TABLE t%'"
+        assert ask(rita, theirs) == [(0,)]
+    with connect(address, db_kwargs=login("ann")) as ann:
+        assert ask(ann, theirs) == [(1,)]
+        assert ask(ann, "SELECT count(*) FROM t") == [(20001,)]
+        setting = (
+            "SELECT value FROM information_schema.df_settings "
+            "WHERE name = 'datafusion.execution.batch_size'"
+        )
+        assert ask(ann, setting) == [("8192",)]
+        # Nobody is kept out of an admin's files.
+        assert ask(ann, f"SELECT x FROM '{closed}/x.csv'") == [(7,)]
+
+
+def text(path):
+    with open(path) as file:
+        return file.read()
+
+
+def works(address, options):
+    with connect(address, db_kwargs=options) as connection:
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE TEMPORARY TABLE t AS SELECT 5 AS x")
+            cursor.execute("SELECT x FROM t")
+            assert cursor.fetchall() == [(5,)]
+
+
+def tls(address, ca, other_ca):
+    authority = DatabaseOptions.TLS_ROOT_CERTS.value
+    hostname = DatabaseOptions.TLS_OVERRIDE_HOSTNAME.value
+    works(address, {authority: text(ca)})
+    works(address, {authority: text(ca), hostname: "bees.internal"})
+    fails(flight_sql.Error, lambda: works(address, {authority: text(other_ca)}), "certificate")
+    fails(flight_sql.Error, lambda: works(address, {}), "certificate")
+    other_name = {authority: text(ca), hostname: "wasps.internal"}
+    fails(flight_sql.Error, lambda: works(address, other_name), "certificate")
+    fails(flight_sql.Error, lambda: works(address.replace("+tls", "+tcp"), {}))
+
+
+def mutual_tls(address, ca, cert, key, other_cert, other_key):
+    base = {DatabaseOptions.TLS_ROOT_CERTS.value: text(ca)}
+
+    def own(cert, key):
+        chain, private = DatabaseOptions.MTLS_CERT_CHAIN, DatabaseOptions.MTLS_PRIVATE_KEY
+        return {**base, chain.value: text(cert), private.value: text(key)}
+
+    works(address, own(cert, key))
+    # A client need not have one, but what it shows has to be the authority's.
+    works(address, base)
+    fails(flight_sql.Error, lambda: works(address, own(other_cert, other_key)))
+
+
 if __name__ == "__main__":
-    globals()[sys.argv[1]](sys.argv[2])
+    globals()[sys.argv[1]](sys.argv[2], **dict(said.split("=", 1) for said in sys.argv[3:]))

@@ -6,8 +6,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 
+use datafusion::prelude::col;
+use skep_client::{Client, substrait_plan};
+
+use crate::cluster::rows;
 use crate::role::Coordinator;
+use crate::tls::Authority;
+use crate::users::Place;
 
 /// What is installed: a change makes the environment anew.
 const PACKAGES: [&str; 3] = ["adbc-driver-flightsql", "adbc-driver-manager", "pyarrow"];
@@ -18,19 +25,75 @@ const CASES: [&str; 8] =
 
 #[test]
 fn the_driver_from_pypi_works() {
-    let python = match environment() {
-        Ok(python) => python,
-        Err(why) => {
-            say_skipped(&why);
-            return;
-        }
-    };
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/flight/adbc.py");
+    let Some(python) = python() else { return };
     for case in CASES {
         let coordinator = Coordinator::start_with_worker(&[]);
-        let address = coordinator.url.replace("grpc://", "grpc+tcp://");
-        let run = Command::new(&python).arg(&script).args([case, &address]).output().unwrap();
-        assert!(run.status.success(), "{case}: {}", said(&run));
+        run(&python, case, &coordinator.url, &[]);
+    }
+}
+
+#[tokio::test]
+async fn the_driver_from_pypi_sends_substrait_plans() {
+    let Some(python) = python() else { return };
+    let coordinator = Coordinator::start_with_worker(&[]);
+    let client = Client::connect(&coordinator.url).await.unwrap();
+    let create = "CREATE TABLE people AS VALUES ('ann'), ('bob')";
+    rows(&client, create).await.unwrap();
+    let people = client.table("people").await.unwrap();
+    let who = people.select(vec![col("column1").alias("who")]).unwrap();
+    let who = who.sort(vec![col("who").sort(true, false)]).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let plan = directory.path().join("plan");
+    fs::write(&plan, substrait_plan(who).unwrap()).unwrap();
+    run(&python, "substrait", &coordinator.url, &[format!("plan={}", plan.display())]);
+}
+
+#[test]
+fn the_driver_from_pypi_says_who_asks() {
+    let Some(python) = python() else { return };
+    let place = Place::start(&[]);
+    let [open, closed] = ["open", "closed"].map(|name| format!("{name}={}", place.path(name)));
+    run(&python, "reader", &place.coordinator.url, &[open, closed]);
+    run(&python, "users", &place.coordinator.url, &[]);
+}
+
+#[test]
+fn the_driver_from_pypi_knows_the_coordinator_by_its_certificate() {
+    let Some(python) = python() else { return };
+    let (authority, other) = (Authority::new("ours"), Authority::new("another"));
+    let [cert, key] = authority.sign("server", &["127.0.0.1", "bees.internal"]);
+    let server = ["--tls-cert", &cert, "--tls-key", &key];
+    let (ca, other_ca) = (format!("ca={}", authority.ca()), format!("other_ca={}", other.ca()));
+    let coordinator = Coordinator::start(&server);
+    run(&python, "tls", &coordinator.url, &[ca.clone(), other_ca]);
+    let both = [&server[..], &["--tls-ca", &authority.ca(), "--tls-client-ca", &authority.ca()]];
+    let coordinator = Coordinator::start(&both.concat());
+    let mut pairs = vec![ca];
+    for (prefix, authority) in [("", &authority), ("other_", &other)] {
+        let [cert, key] = authority.sign("client", &["client"]);
+        pairs.extend([format!("{prefix}cert={cert}"), format!("{prefix}key={key}")]);
+    }
+    run(&python, "mutual_tls", &coordinator.url, &pairs);
+}
+
+/// Runs a case of the script.
+#[track_caller]
+fn run(python: &Path, case: &str, url: &str, more: &[String]) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/flight/adbc.py");
+    let address = url.replace("grpc://", "grpc+tcp://");
+    let run = Command::new(python).arg(&script).args([case, &address]).args(more).output().unwrap();
+    assert!(run.status.success(), "{case}: {}", said(&run));
+}
+
+/// Returns the Python that has the driver; says so if there is none.
+fn python() -> Option<PathBuf> {
+    static MADE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    match MADE.get_or_init(environment) {
+        Ok(python) => Some(python.clone()),
+        Err(why) => {
+            say_skipped(why);
+            None
+        }
     }
 }
 

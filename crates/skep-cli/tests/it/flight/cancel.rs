@@ -16,7 +16,7 @@ use prost::Message;
 use skep_proto::client::StatementOutcome;
 use tonic::{Code, Request};
 
-use super::{Client, act, channel, connect, fetch, refused, rendered, rows, update};
+use super::{Client, act, channel, connect, fetch, refused, rendered, rows, update, value};
 use crate::cluster::{Cluster, PATIENCE};
 use crate::role::Coordinator;
 
@@ -151,6 +151,47 @@ async fn polling_tells_how_far_a_query_is_and_ends_with_its_rows() {
     assert!((told - 1.0).abs() < f64::EPSILON);
     let (schema, batches) = fetch(&mut client, info).await.unwrap();
     assert_eq!(rendered(&schema, &batches), [["10000000"]]);
+}
+
+#[tokio::test]
+async fn polling_lets_a_query_run_that_the_coordinator_runs_itself() {
+    let coordinator = Coordinator::start(&[]);
+    let mut client = connect(&coordinator).await;
+    let token = format!("Bearer {}", client.token().unwrap());
+    let request = |descriptor: FlightDescriptor| {
+        let mut request = Request::new(descriptor);
+        request.metadata_mut().insert("authorization", token.parse().unwrap());
+        request
+    };
+    let command = |sql: &str| {
+        let command = CommandStatementQuery { query: sql.to_owned(), transaction_id: None };
+        FlightDescriptor::new_cmd(command.as_any().encode_to_vec())
+    };
+    // Its one row comes after its last.
+    let endless = command("SELECT count(*) AS c FROM generate_series(1, 1000000000000)");
+    let poll = client.inner_mut().poll_flight_info(request(endless)).await.unwrap().into_inner();
+    let next = poll.flight_descriptor.unwrap();
+    assert!(poll.progress.unwrap() < 1.0);
+    let running = "SELECT query FROM system.queries WHERE state = 'running' AND sql LIKE '%AS c FROM%' \
+                   AND sql NOT LIKE '%system.%'";
+    let id = value(&mut client, running).await;
+    rows(&mut client, &format!("KILL QUERY '{id}'")).await.unwrap();
+    let refusal = client.inner_mut().poll_flight_info(request(next)).await.unwrap_err();
+    assert_eq!(refusal.code(), Code::Cancelled);
+    // One that ends, and then has its row.
+    let mut descriptor = command("SELECT count(*) AS c FROM generate_series(1, 3000000)");
+    let deadline = Instant::now() + PATIENCE;
+    let info = loop {
+        assert!(Instant::now() < deadline);
+        let poll = client.inner_mut().poll_flight_info(request(descriptor)).await;
+        let poll = poll.unwrap().into_inner();
+        match poll.flight_descriptor {
+            Some(next) => descriptor = next,
+            None => break poll.info.unwrap(),
+        }
+    };
+    let (schema, batches) = fetch(&mut client, info).await.unwrap();
+    assert_eq!(rendered(&schema, &batches), [["3000000"]]);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ mod prepared;
 mod queries;
 mod refusals;
 mod sessions;
+mod substrait;
 
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;

@@ -4,6 +4,7 @@ use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt};
 use arrow_flight::{FlightDescriptor, FlightInfo};
 use datafusion::arrow::datatypes::{DataType, Schema};
 use prost::Message;
+use skep_testkit::tpch::{self, DataSet, QUERY_COUNT, TABLES};
 use tonic::{Code, Request};
 
 use super::{anonymous, connect, fetch, refused, rendered, rows, status, update, value};
@@ -51,6 +52,27 @@ async fn the_announced_columns_are_those_of_every_batch() {
         assert_eq!(&described, schema.as_ref(), "{sql}");
         let prepared = client.prepare(sql.clone(), None).await.unwrap();
         assert_eq!(prepared.dataset_schema().unwrap(), schema.as_ref(), "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn the_announced_columns_of_tpch_are_those_of_every_batch() {
+    let directory = DataSet::SMALL.cached().unwrap();
+    let coordinator = Coordinator::start_with_worker(&[]);
+    let mut client = connect(&coordinator).await;
+    for table in TABLES {
+        let file = DataSet::SMALL.file(&directory, table);
+        let (name, file) = (table.name(), file.display());
+        let create = format!("CREATE EXTERNAL TABLE {name} STORED AS PARQUET LOCATION '{file}'");
+        update(&mut client, &create).await;
+    }
+    for number in 1..=QUERY_COUNT {
+        let sql = tpch::query(number, DataSet::SMALL.scale);
+        let info = client.execute(sql.clone(), None).await.unwrap();
+        assert_eq!(info.endpoint.len(), 1, "q{number}");
+        assert_eq!(info.endpoint[0].location, [], "q{number}");
+        let (schema, _) = fetch(&mut client, info).await.unwrap();
+        assert_eq!(&schema_of(&mut client, &sql).await, schema.as_ref(), "q{number}");
     }
 }
 
@@ -181,4 +203,18 @@ async fn an_error_has_a_code_that_says_whose_it_is_and_details() {
     assert_eq!(info.metadata["position"], "line 2, column 3");
     assert!(info.metadata["hint"].contains("length"), "{info:?}");
     assert!(info.metadata["query"].starts_with('q'), "{info:?}");
+}
+
+#[tokio::test]
+async fn bounds_and_times_have_codes_of_their_own() {
+    let coordinator = Coordinator::start(&["--memory", "32MiB"]);
+    let mut client = connect(&coordinator).await;
+    // Nothing of one group can be spilled.
+    let large = "SELECT array_agg(value) AS a FROM generate_series(1, 20000000)";
+    refused(rows(&mut client, large).await, Code::ResourceExhausted, "");
+    rows(&mut client, "SET skep.statement_timeout = '100ms'").await.unwrap();
+    let endless = "SELECT count(*) AS c FROM generate_series(1, 1000000000000)";
+    refused(rows(&mut client, endless).await, Code::DeadlineExceeded, "");
+    rows(&mut client, "RESET skep.statement_timeout").await.unwrap();
+    assert_eq!(value(&mut client, "SELECT 1").await, "1");
 }

@@ -122,6 +122,26 @@ async fn sessions_have_a_bound_and_idle_ones_end() {
 }
 
 #[tokio::test]
+async fn a_session_whose_client_is_gone_ends_before_its_hour() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("skep.toml");
+    std::fs::write(&config, "[sessions]\nmax_count = 1\nleft_timeout = '200ms'\n").unwrap();
+    let coordinator = Coordinator::start(&["--config", config.to_str().unwrap()]);
+    let mut first = connect(&coordinator).await;
+    assert_eq!(value(&mut first, "SELECT 1").await, "1");
+    let mut second = anonymous(&coordinator).await;
+    let refusal = super::status(rows(&mut second, "SELECT 2").await.unwrap_err());
+    assert_eq!(refusal.code(), Code::Unavailable);
+    // As if it had been killed: nothing is said.
+    drop(first);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while let Err(error) = rows(&mut second, "SELECT 2").await {
+        assert_eq!(super::status(error).code(), Code::Unavailable);
+        assert!(std::time::Instant::now() < deadline);
+    }
+}
+
+#[tokio::test]
 async fn every_action_is_listed() {
     let coordinator = Coordinator::start(&[]);
     let mut client = arrow_flight::flight_service_client::FlightServiceClient::new(
