@@ -16,8 +16,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     prost_build::Config::new()
         .compile_well_known_types()
         .extern_path(".google.protobuf", "::pbjson_types")
-        // Written for other tools: rustdoc would take parts of them for code and links.
-        .disable_comments(["."])
         .compile_fds(descriptors)?;
     Ok(())
 }
