@@ -4,6 +4,7 @@
 //! decisions, the store that keeps partitions. The drivers that perform decisions over a network
 //! come on top of these.
 
+pub mod cache;
 pub mod client_tls;
 pub mod codec;
 pub mod control;

@@ -1,7 +1,7 @@
 //! What a process has once.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -9,7 +9,7 @@ use skep_store::{PartitionStore, StoreConfig, StorePool};
 use tempfile::TempDir;
 
 use crate::access::{AllowedRoots, Principal};
-use crate::cache::{CacheReport, CachedTables, StoreSlot};
+use crate::cache::{CacheHost, CacheReport, CachedTables, DefinitionFile, Hosting, StoreSlot};
 use crate::catalog::{PersistentCatalog, SystemSchema, SystemTables};
 use crate::config::EngineConfig;
 use crate::error::{Error, Result};
@@ -35,6 +35,8 @@ pub struct EngineParts {
     /// Where cached tables are kept; `None` opens a store when the first one is cached. If the
     /// runtime's memory pool is a `StorePool`, it must be this store's.
     pub store: Option<PartitionStore>,
+    /// Who may keep cached tables in place of this process: seam 2.
+    pub cache_host: Option<Arc<dyn CacheHost>>,
 }
 
 #[derive(Debug)]
@@ -65,8 +67,9 @@ impl Engine {
             .await
             .map_err(|error| Error::Internal { message: error.to_string(), source: None })??;
         let executor = Arc::new(LocalExecutor);
-        Self::open_with(config, EngineParts { runtime, executor, system_tables: None, store: None })
-            .await
+        let parts =
+            EngineParts { runtime, executor, system_tables: None, store: None, cache_host: None };
+        Self::open_with(config, parts).await
     }
 
     /// Opens the engine over these parts.
@@ -74,7 +77,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::open`].
     pub async fn open_with(config: EngineConfig, parts: EngineParts) -> Result<Self> {
-        let EngineParts { runtime, executor, system_tables, store } = parts;
+        let EngineParts { runtime, executor, system_tables, store, cache_host } = parts;
         let opened = tokio::task::spawn_blocking(move || {
             let roots = Arc::new(AllowedRoots::parse(&config.allowed_roots)?);
             let temporary_dir = config.spill_dir.clone().unwrap_or_else(std::env::temp_dir);
@@ -95,7 +98,14 @@ impl Engine {
             let catalog = Arc::new(PersistentCatalog::open(&data_dir)?);
             let pool = Arc::clone(&runtime.memory_pool);
             let slot = StoreSlot::new(store, store_config(&config, &temporary_dir), pool);
-            let cache = CachedTables::new(slot);
+            // What nobody else keeps need not be found again.
+            let noted = config.data_dir.as_deref().filter(|_| cache_host.is_some());
+            let hosting = Hosting {
+                host: cache_host,
+                executor: Arc::clone(&executor),
+                definitions: DefinitionFile::open(noted),
+            };
+            let cache = CachedTables::new(slot, hosting);
             let report = CacheReport(Arc::clone(&cache));
             let system = SystemSchema::new(system_tables, Arc::new(report));
             Ok::<_, Error>(EngineInner {
@@ -112,7 +122,18 @@ impl Engine {
         })
         .await;
         match opened {
-            Ok(inner) => Ok(Self { inner: Arc::new(inner?) }),
+            Ok(inner) => {
+                let inner = Arc::new(inner?);
+                let engine = Arc::downgrade(&inner);
+                inner.cache.find_again(move |definition| {
+                    let engine = Weak::clone(&engine);
+                    async move {
+                        let Some(inner) = engine.upgrade() else { return Ok(()) };
+                        Self { inner }.session().restore_cached(definition).await
+                    }
+                });
+                Ok(Self { inner })
+            }
             Err(error) => Err(Error::Internal { message: error.to_string(), source: None }),
         }
     }

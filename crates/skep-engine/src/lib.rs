@@ -33,7 +33,12 @@ mod task_settings;
 mod tests;
 
 pub use access::{Principal, Role};
-pub use cache::{CacheLevel, CacheOptions, ClusterBy};
+pub use cache::{
+    CacheHost, CacheLevel, CacheOptions, CacheScanExec, CacheScanParts, CachedInputs, CachedRows,
+    CachedShape, CachedSource, ClusterBy, HostedFigures, HostedParts, HostedTable,
+    PartitionSummary, RowsWanted, StoreFailure, as_cached, cache_partition, check_sources,
+    decode_cached,
+};
 pub use catalog::SystemTables;
 pub use config::EngineConfig;
 pub use datafusion;

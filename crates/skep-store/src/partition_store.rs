@@ -202,6 +202,12 @@ impl PartitionStore {
         self.inner.state.lock().sealed.get(key).map(|sealed| sealed.counts.clone())
     }
 
+    /// Returns the bytes that a sealed partition has in memory and in files now, or `None` if it is
+    /// not here.
+    pub fn sizes(&self, key: &PartitionKey) -> Option<(usize, u64)> {
+        self.inner.state.lock().sealed.get(key).map(|sealed| sealed.partition.sizes())
+    }
+
     /// Ends the lease of a query: all its exchange output, sealed or not, is freed, and what its
     /// late attempts want to write is refused.
     pub fn end_query(&self, query: QueryId, readers: Readers) {

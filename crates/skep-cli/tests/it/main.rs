@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod batch;
+mod cached;
 mod cancelling;
 mod cluster;
 mod errors;

@@ -70,7 +70,7 @@ pub(crate) fn preamble(server: &ObjectServer) -> Vec<String> {
 }
 
 /// Answers in one process.
-async fn embedded_answer(statements: &[String], query: &str) -> Rows {
+pub(crate) async fn embedded_answer(statements: &[String], query: &str) -> Rows {
     let config = EngineConfig { target_partitions: Some(2), ..EngineConfig::default() };
     let session: Session = Engine::open(config).await.unwrap().session();
     for statement in statements {
@@ -82,12 +82,12 @@ async fn embedded_answer(statements: &[String], query: &str) -> Rows {
 }
 
 /// A query that stands still at a held file.
-struct Held<'a> {
+pub(crate) struct Held<'a> {
     cluster: &'a Cluster,
     server: &'a ObjectServer,
     answer: SpawnedTask<Result<Rows, skep_client::Error>>,
     file: String,
-    id: String,
+    pub(crate) id: String,
     expected: Rows,
 }
 
@@ -99,14 +99,25 @@ impl<'a> Held<'a> {
         query: &str,
         file: &str,
     ) -> Self {
-        let mark = format!("held at {file}");
-        let query = format!("{query} /* {mark} */");
         let statements = preamble(server);
-        let expected = embedded_answer(&statements, &query).await;
         let client = Client::connect(&cluster.processes.url).await.unwrap();
         for statement in &statements {
             rows(&client, statement).await.unwrap();
         }
+        Self::start_in(client, cluster, server, query, file).await
+    }
+
+    /// Does the same in a session that has the tables.
+    pub(crate) async fn start_in(
+        client: Client,
+        cluster: &'a Cluster,
+        server: &'a ObjectServer,
+        query: &str,
+        file: &str,
+    ) -> Self {
+        let mark = format!("held at {file}");
+        let query = format!("{query} /* {mark} */");
+        let expected = embedded_answer(&preamble(server), &query).await;
         let file = format!("bucket/{file}");
         server.hold(&file);
         let answer = SpawnedTask::spawn(async move { rows(&client, &query).await });
@@ -117,7 +128,7 @@ impl<'a> Held<'a> {
     }
 
     /// Waits until the file has been asked for so many times.
-    async fn wait_for_readers(&self, count: usize) {
+    pub(crate) async fn wait_for_readers(&self, count: usize) {
         let (server, file) = (self.server.clone(), self.file.clone());
         let waiting =
             tokio::task::spawn_blocking(move || server.wait_for_requests(&file, count, PATIENCE));
@@ -133,7 +144,7 @@ impl<'a> Held<'a> {
     }
 
     /// Waits until only one attempt runs: the one that waits for the file.
-    async fn only_running(&self) -> TaskRow {
+    pub(crate) async fn only_running(&self) -> TaskRow {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let mut running = self.running().await;
@@ -154,12 +165,12 @@ impl<'a> Held<'a> {
         }
     }
 
-    fn kill(&self, worker: &str) {
+    pub(crate) fn kill(&self, worker: &str) {
         signal(self.cluster.worker(worker).pid, Signal::Kill).unwrap();
     }
 
     /// Lets the query go on, compares its answer, and returns all its attempts.
-    async fn finish(mut self) -> Vec<TaskRow> {
+    pub(crate) async fn finish(mut self) -> Vec<TaskRow> {
         self.server.release(&self.file);
         let answer = tokio::time::timeout(PATIENCE, self.answer).await.unwrap().unwrap();
         let mut answer = answer.unwrap();

@@ -28,7 +28,7 @@ use prost::Message;
 use super::wire::{
     Cast, ExprExtension, ExprKind, PlanExtension, PlanKind, SortExprs, Subqueries, TopK,
 };
-use super::{aggregate, exchange, scan, window};
+use super::{aggregate, cached, exchange, scan, window};
 
 /// Reads one stage.
 #[derive(Debug, Default)]
@@ -64,6 +64,7 @@ impl Decoder {
         };
         match kind {
             PlanKind::Exchange(wire) => exchange::decode(&wire, self, ctx),
+            PlanKind::CacheScan(wire) => cached::decode(&wire, self, ctx),
             PlanKind::Subqueries(wire) => {
                 let results = self.results_of(&wire);
                 self.scopes.borrow_mut().insert(wire.scope, results.clone());

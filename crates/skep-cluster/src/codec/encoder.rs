@@ -26,11 +26,12 @@ use datafusion_proto::protobuf;
 use datafusion_proto::protobuf::physical_expr_node::ExprType;
 use datafusion_proto::protobuf::physical_plan_node::PhysicalPlanType;
 use prost::Message;
+use skep_engine::CacheScanExec;
 
 use super::wire::{
     Cast, ExprExtension, ExprKind, PlanExtension, PlanKind, SortExprs, Subqueries, Subquery, TopK,
 };
-use super::{aggregate, exchange, scan, window};
+use super::{aggregate, cached, exchange, scan, window};
 use crate::exchange::plan::ExchangeReadExec;
 
 /// How many nodes of a plan, or of an expression, are nested in one message. Up to four levels of
@@ -146,6 +147,9 @@ impl Encoder {
         check_limits(plan.as_ref())?;
         if let Some(read) = plan.downcast_ref::<ExchangeReadExec>() {
             return Ok(extension(PlanKind::Exchange(exchange::encode(read, self)?), Vec::new()));
+        }
+        if let Some(scan) = plan.downcast_ref::<CacheScanExec>() {
+            return Ok(extension(PlanKind::CacheScan(cached::encode(scan, self)?), Vec::new()));
         }
         if let Some(subqueries) = plan.downcast_ref::<ScalarSubqueryExec>() {
             return self.subqueries(subqueries);

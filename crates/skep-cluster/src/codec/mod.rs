@@ -15,6 +15,7 @@
 //! **Invariant:** a decoded plan shares nothing with any other: no filter, no subquery's value.
 
 mod aggregate;
+mod cached;
 mod decoder;
 mod encoder;
 mod exchange;

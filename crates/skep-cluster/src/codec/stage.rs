@@ -15,8 +15,8 @@ use skep_engine::TaskSettings;
 use super::decoder::{Decoder, narrow, read};
 use super::encoder::{Encoder, NamesOnly, wide};
 use super::exchange::{decode_partitioning, encode_partitioning};
-use super::scan;
 use super::wire::{OutputKind, Program};
+use super::{cached, scan};
 use crate::exchange::plan::Output;
 use crate::stage_planner::Stage;
 use crate::worker::EncodedStage;
@@ -31,6 +31,8 @@ pub struct DecodedStage {
     pub output: Output,
     /// How many tasks it has.
     pub task_count: usize,
+    /// Of a stage that makes a cached table, how messages call it.
+    pub lineage_of: Option<String>,
 }
 
 /// Writes a stage, with the settings of the session that `context` belongs to.
@@ -62,7 +64,8 @@ pub fn encode_stage_with(
     settings: &Bytes,
     context: &TaskContext,
 ) -> Result<EncodedStage> {
-    let program = write(&stage.plan, &stage.output, stage.task_count)?;
+    let lineage_of = stage.lineage_of.as_deref();
+    let program = write_of(&stage.plan, &stage.output, stage.task_count, lineage_of)?;
     let decoded = decode_stage(&program, context)?;
     if let Some(difference) = difference(stage, &decoded) {
         return not_impl_err!("stage {} does not travel: {difference}", stage.id);
@@ -97,24 +100,44 @@ pub fn decode_stage(program: &[u8], context: &TaskContext) -> Result<DecodedStag
         OutputKind::Forward => Output::Forward,
         OutputKind::Result => Output::Result { in_order: false },
         OutputKind::ResultInOrder => Output::Result { in_order: true },
+        OutputKind::Cached => {
+            let wire = program.cached.as_ref();
+            let wire = wire.ok_or_else(|| internal_datafusion_err!("no cached table"))?;
+            Output::Cached(Arc::new(cached::decode_target(wire)?))
+        }
     };
-    Ok(DecodedStage { plan, output, task_count: narrow(program.task_count)? })
+    let task_count = narrow(program.task_count)?;
+    Ok(DecodedStage { plan, output, task_count, lineage_of: program.lineage_of })
 }
 
 /// Writes what [`decode_stage`] reads.
 ///
 /// # Errors
 /// If a part cannot travel.
+#[cfg(test)]
 pub(crate) fn write(
     plan: &Arc<dyn ExecutionPlan>,
     output: &Output,
     task_count: usize,
+) -> Result<Bytes> {
+    write_of(plan, output, task_count, None)
+}
+
+fn write_of(
+    plan: &Arc<dyn ExecutionPlan>,
+    output: &Output,
+    task_count: usize,
+    lineage_of: Option<&str>,
 ) -> Result<Bytes> {
     let encoder = Encoder::default();
     let plan = encoder.plan(plan)?;
     let partitioning = output.partitioning();
     let partitioning = partitioning.map(|it| encode_partitioning(&it, &encoder)).transpose()?;
     encoder.finish()?;
+    let cached = match output {
+        Output::Cached(target) => Some(cached::encode_target(target)?),
+        _ => None,
+    };
     let output = match output {
         Output::Hash { .. } | Output::RoundRobin { .. } | Output::Range(_) => OutputKind::Split,
         Output::Gather => OutputKind::Gather,
@@ -123,9 +146,17 @@ pub(crate) fn write(
         Output::Forward => OutputKind::Forward,
         Output::Result { in_order: false } => OutputKind::Result,
         Output::Result { in_order: true } => OutputKind::ResultInOrder,
+        Output::Cached(_) => OutputKind::Cached,
     };
     let task_count = wide(task_count);
-    let program = Program { plan: Some(plan), output: output.into(), partitioning, task_count };
+    let program = Program {
+        plan: Some(plan),
+        output: output.into(),
+        partitioning,
+        task_count,
+        lineage_of: lineage_of.map(str::to_owned),
+        cached,
+    };
     Ok(program.encode_to_vec().into())
 }
 

@@ -13,6 +13,7 @@
 //!   groups are best read.
 //! - [`Series`]: that no column is wanted of a series, and its order.
 //! - [`TopK`]: the operator has no message.
+//! - [`CacheScan`], [`Cached`]: the leaf that reads a cached table is ours, too.
 //! - `Groups`: how many sets there are of an aggregate whose grouping sets are all empty.
 //! - `Segment`: protobuf's decoder refuses what is nested more than a hundred deep; a deep plan or
 //!   expression is cut into pieces that are bytes to one another.
@@ -31,6 +32,67 @@ pub(super) struct Program {
     pub(super) partitioning: Option<protobuf::Partitioning>,
     #[prost(uint64, tag = "4")]
     pub(super) task_count: u64,
+    /// Of a stage that makes a cached table, how messages call it.
+    #[prost(string, optional, tag = "5")]
+    pub(super) lineage_of: Option<String>,
+    /// Of a stage whose tasks' outputs are the partitions of a cached table.
+    #[prost(message, optional, tag = "6")]
+    pub(super) cached: Option<Cached>,
+}
+
+/// A cached table.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Cached {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(string, tag = "2")]
+    pub(super) key: String,
+    #[prost(uint64, tag = "3")]
+    pub(super) epoch: u64,
+    #[prost(message, optional, tag = "4")]
+    pub(super) schema: Option<protobuf::Schema>,
+    #[prost(message, optional, tag = "5")]
+    pub(super) clustered: Option<Places>,
+    #[prost(uint64, tag = "6")]
+    pub(super) partition_count: u64,
+    #[prost(bool, tag = "7")]
+    pub(super) is_narrow: bool,
+    #[prost(enumeration = "Level", tag = "8")]
+    pub(super) level: i32,
+}
+
+/// Places of columns.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Places {
+    #[prost(uint64, repeated, tag = "1")]
+    pub(super) places: Vec<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub(super) enum Level {
+    MemoryAndDisk = 0,
+    MemoryOnly = 1,
+    DiskOnly = 2,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct CacheScan {
+    #[prost(message, optional, tag = "1")]
+    pub(super) table: Option<Cached>,
+    #[prost(uint32, tag = "2")]
+    pub(super) producer: u32,
+    #[prost(message, optional, tag = "3")]
+    pub(super) projection: Option<Places>,
+    #[prost(message, optional, tag = "4")]
+    pub(super) filter: Option<protobuf::PhysicalExprNode>,
+    #[prost(message, repeated, tag = "5")]
+    pub(super) dynamic_filters: Vec<protobuf::PhysicalExprNode>,
+    /// Of the batches, how many are wanted and how many there are; for people.
+    #[prost(message, optional, tag = "6")]
+    pub(super) batches: Option<Places>,
+    #[prost(bool, tag = "7")]
+    pub(super) is_filter: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
@@ -43,12 +105,13 @@ pub(super) enum OutputKind {
     Forward = 4,
     Result = 5,
     ResultInOrder = 6,
+    Cached = 7,
 }
 
 /// What an extension node of a plan holds; its inputs are the node's own.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct PlanExtension {
-    #[prost(oneof = "PlanKind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "PlanKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub(super) kind: Option<PlanKind>,
 }
 
@@ -77,6 +140,8 @@ pub(super) enum PlanKind {
     /// Input: the aggregate, without its grouping sets.
     #[prost(uint64, tag = "8")]
     Groups(u64),
+    #[prost(message, tag = "9")]
+    CacheScan(CacheScan),
 }
 
 /// What an extension node of an expression holds.

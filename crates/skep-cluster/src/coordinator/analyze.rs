@@ -40,6 +40,8 @@ struct StageFigures {
     operators: Vec<Operator>,
     /// Which tasks have been counted.
     counted: Vec<bool>,
+    /// Whether it makes a cached table.
+    is_lineage: bool,
 }
 
 /// An operator of a stage's plan.
@@ -88,7 +90,9 @@ impl Analysis {
     /// Shape: the figures of an operator are summed over the tasks, and of gauges the largest is
     /// taken; names and units are DataFusion's.
     pub fn sections(&self) -> Vec<(String, String)> {
-        self.stages.iter().map(|stage| (stage.headline(), stage.to_string())).collect()
+        // What makes a cached table is no part of the query, unless some of it had to be made.
+        let shown = self.stages.iter().filter(|it| !it.is_lineage || it.counted.contains(&true));
+        shown.map(|stage| (stage.headline(), stage.to_string())).collect()
     }
 }
 
@@ -115,7 +119,8 @@ impl StageFigures {
         }
         let mut operators = Vec::new();
         push_operators(&stage.plan, 0, &mut operators);
-        Self { headline, operators, counted: vec![false; *task_count] }
+        let is_lineage = stage.lineage_of.is_some();
+        Self { headline, operators, counted: vec![false; *task_count], is_lineage }
     }
 
     fn headline(&self) -> String {

@@ -13,13 +13,15 @@ use tracing::{debug, info, warn};
 use super::connections::Connections;
 use super::options::CoordinatorOptions;
 use super::{Clock, system_tables::Views};
+use crate::cache::CacheDirectory;
 use crate::control::{JoinRequest, Joined, Refusal};
-use crate::ids::{QueryId, StageId, WorkerId};
+use crate::ids::{Epoch, QueryId, StageId, WorkerId};
 use crate::membership::{
     ClusterSnapshot, LifeRegistry, LifeRequest, Registration, WorkerLife, WorkerState,
 };
 use crate::scheduler::{
-    Action, Event, QueryFailure, QueryGraph, QuerySettings, Scheduler, Site, TaskAttempt,
+    Action, CachedKey, CachedReport, Event, FetchFault, Holdings, QueryFailure, QueryGraph,
+    QuerySettings, Scheduler, Site, TaskAttempt, TaskFailure,
 };
 use crate::worker::{Command, OperatorMetrics, StageProgram, TaskOutcome, TaskReport, TaskSite};
 
@@ -53,6 +55,13 @@ pub(crate) enum Request {
         site: Site,
         /// What they said.
         reports: Vec<TaskReport>,
+    },
+    /// A content of a cached table is not wanted any more.
+    EndContent {
+        /// How stores call the table.
+        table: Arc<str>,
+        /// Which content of it.
+        epoch: Epoch,
     },
     /// What the system tables show is wanted.
     Views {
@@ -130,6 +139,8 @@ struct Running {
     notices: mpsc::UnboundedSender<Notice>,
     keeps_operators: bool,
     operators: HashMap<(StageId, usize), Vec<OperatorMetrics>>,
+    /// The stages that make cached tables: which content.
+    cached: HashMap<StageId, (Arc<str>, Epoch)>,
 }
 
 /// Owns the scheduler and performs what it decides.
@@ -149,6 +160,7 @@ pub(super) struct Driver {
     texts: VecDeque<(QueryId, Arc<str>)>,
     text_bound: usize,
     snapshot: watch::Sender<Arc<ClusterSnapshot>>,
+    cache: Arc<CacheDirectory>,
     /// What is to be decided upon next.
     events: Vec<Event>,
 }
@@ -158,6 +170,7 @@ impl Driver {
         options: &CoordinatorOptions,
         clock: Clock,
         site: Arc<dyn TaskSite>,
+        cache: Arc<CacheDirectory>,
     ) -> (Self, watch::Receiver<Arc<ClusterSnapshot>>) {
         site.begin_life(Site::Coordinator);
         let scheduler = Scheduler::new(options.scheduler.clone(), clock.now());
@@ -180,6 +193,7 @@ impl Driver {
                 + limits.running_query_count
                 + limits.queued_query_count,
             snapshot,
+            cache,
             events: Vec::new(),
         };
         (driver, receiver)
@@ -237,6 +251,12 @@ impl Driver {
                 }
             }
             Request::Reports { site, reports } => self.take_reports(site, reports),
+            Request::EndContent { table, epoch } => {
+                for life in self.connections.lives() {
+                    let table = Arc::clone(&table);
+                    self.send(Site::Worker(life), Command::EndContent { table, epoch });
+                }
+            }
             Request::Views { with_tasks, reply } => {
                 self.decide();
                 // Nobody may be waiting any more.
@@ -255,14 +275,23 @@ impl Driver {
             self.texts.push_back((query, text));
         }
         let operators = HashMap::new();
-        self.running.insert(query, Running { programs, notices, keeps_operators, operators });
+        let cached = graph.stages().iter().filter_map(|stage| {
+            let cached = stage.cached.as_ref()?;
+            Some((stage.id, (Arc::clone(&cached.table), cached.epoch)))
+        });
+        let cached = cached.collect();
+        let running = Running { programs, notices, keeps_operators, operators, cached };
+        self.running.insert(query, running);
         self.events.push(Event::Submit { query, graph, settings });
     }
 
     fn take_reports(&mut self, site: Site, reports: Vec<TaskReport>) {
         for TaskReport { attempt, outcome } in reports {
-            self.events.push(match outcome {
-                TaskOutcome::Finished { output, operators } => {
+            let event = match outcome {
+                TaskOutcome::Finished { mut output, operators } => {
+                    if let Some(report) = output.cached.take() {
+                        self.keep(site, &report);
+                    }
                     let task = attempt.task;
                     if let Some(running) = self.running.get_mut(&task.query)
                         && running.keeps_operators
@@ -273,11 +302,51 @@ impl Driver {
                 }
                 TaskOutcome::Failed(failure) => {
                     debug!(%attempt, %site, %failure, "attempt failed");
+                    self.miss(&failure);
                     Event::TaskFailed { site, attempt, failure }
                 }
                 TaskOutcome::Stopped => Event::TaskStopped { site, attempt },
-            });
+            };
+            self.events.push(event);
         }
+    }
+
+    /// Takes note of a partition of a cached table.
+    fn keep(&mut self, site: Site, report: &CachedReport) {
+        let Site::Worker(life) = site else { return };
+        let snapshot = self.scheduler.snapshot();
+        let is_current = snapshot.worker(life.worker).is_some_and(|known| {
+            known.registration.life == life && !matches!(known.state, WorkerState::Lost(_))
+        });
+        if is_current && !self.cache.record(life, report) {
+            let (table, epoch) = (Arc::clone(&report.table), report.epoch);
+            self.send(site, Command::EndContent { table, epoch });
+        }
+    }
+
+    /// Takes note that a worker has not got a partition of a cached table that it was to have.
+    fn miss(&self, failure: &TaskFailure) {
+        let TaskFailure::Fetch { producer, site, fault: FetchFault::Missing, .. } = failure else {
+            return;
+        };
+        let task = producer.task;
+        let content = self.running.get(&task.query).and_then(|it| it.cached.get(&task.stage));
+        if let (Some((table, epoch)), Site::Worker(life)) = (content, site) {
+            let (table, partition) = (Arc::clone(table), task.partition);
+            self.cache.lose_copy(*life, &CachedKey { table, epoch: *epoch, partition });
+        }
+    }
+
+    /// Compares what a worker that is back keeps of cached tables with what it was thought to keep;
+    /// returns what nobody wants.
+    fn compare_kept(&self, life: WorkerLife, holdings: &mut Holdings) -> Vec<Command> {
+        for (_, output) in &mut holdings.sealed {
+            if let Some(report) = output.cached.take() {
+                self.cache.record(life, &report);
+            }
+        }
+        let unwanted = self.cache.compare(life, &holdings.cached);
+        unwanted.into_iter().map(|(table, epoch)| Command::EndContent { table, epoch }).collect()
     }
 
     /// Decides upon everything that has happened, the time included.
@@ -329,8 +398,9 @@ impl Driver {
             pid: request.pid,
             version: request.version,
         };
-        let holdings =
+        let mut holdings =
             if request.life == Some(life) { request.holdings } else { Default::default() };
+        let unwanted = self.compare_kept(life, &mut holdings);
         let event = Event::WorkerJoined { registration, holdings };
         let actions = self.scheduler.apply(event, self.clock.now());
         let is_refused = |action: &Action| *action == Action::RefuseWorker { life };
@@ -347,6 +417,9 @@ impl Driver {
             self.events.push(Event::WorkerDisconnected { life });
         }
         self.announce(life, &request.data_address);
+        for command in unwanted {
+            self.send(Site::Worker(life), command);
+        }
         self.perform(actions);
         self.publish_snapshot();
     }
@@ -427,6 +500,7 @@ impl Driver {
                 }
                 Action::WorkerLost { life, reason } => {
                     warn!(worker = %life, %reason, "worker lost");
+                    self.cache.lose_life(life);
                     self.connections.close(life);
                     self.lives.end(life);
                 }

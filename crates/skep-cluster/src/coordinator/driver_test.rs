@@ -1,6 +1,7 @@
 //! The driver against workers that the test plays.
 
 use bytes::Bytes;
+use datafusion::execution::memory_pool::UnboundedMemoryPool;
 
 use super::*;
 use crate::ids::{Attempt, TaskId};
@@ -65,6 +66,7 @@ fn node(id: u32, task_count: usize, inputs: Vec<StageInput>) -> StageNode {
         place: StagePlace::Workers,
         row_limit: None,
         is_by_chance: false,
+        cached: None,
     }
 }
 
@@ -76,7 +78,8 @@ async fn a_task_that_waited_long_enough_for_its_worker_goes_elsewhere() {
         ..CoordinatorOptions::default()
     };
     options.scheduler.locality_min_bytes = 0;
-    let (driver, _snapshot) = Driver::new(&options, Clock::start(), Arc::new(Idle));
+    let cache = Arc::new(CacheDirectory::new(Arc::new(UnboundedMemoryPool::default())));
+    let (driver, _snapshot) = Driver::new(&options, Clock::start(), Arc::new(Idle), cache);
     let (requests, inbox) = mpsc::channel(64);
     #[expect(clippy::disallowed_methods, reason = "the runner's own channel, which nobody fills")]
     let (_words, own_reports) = mpsc::unbounded_channel();

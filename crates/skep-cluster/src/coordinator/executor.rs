@@ -20,10 +20,7 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
-use skep_engine::{
-    Deadline, Error, LocalExecutor, Principal, QueryExecutor, QueryTag, QueryText, Result,
-    mask_secrets,
-};
+use skep_engine::{Deadline, Error, LocalExecutor, QueryExecutor, QueryText, Result, mask_secrets};
 use tokio::sync::mpsc;
 use tracing::info;
 
@@ -32,8 +29,8 @@ use super::analyze::Analysis;
 use super::driver::{Request, Submission, TaskOperators};
 use super::graph::{place, query_graph};
 use super::result::{Lease, ResultReader};
+use crate::cache::directory::Purpose;
 use crate::codec;
-use crate::ids::QueryId;
 use crate::scheduler::{QuerySettings, StagePlace};
 use crate::stage_planner::{self, Place, Resume, StageOptions, StagePlan, StagePlanner};
 use crate::worker::StageProgram;
@@ -62,31 +59,65 @@ impl ClusterExecutor {
             target_partitions: context.session_config().target_partitions(),
             min_scan_bytes_per_task: self.shared.options.min_scan_bytes_per_task,
         };
-        let stages = StagePlanner::new(options).plan(plan)?;
+        let planner = StagePlanner::new(options);
+        let stages = planner.plan(plan)?;
+        if stages.tables.is_empty()
+            && let Some(why) = self.stays_here(plan, &stages)
+        {
+            return Ok(Route::Here(why));
+        }
+        match self.programs(&stages, context)? {
+            Ok(programs) => Ok(Route::Cluster { stages, programs }),
+            Err(why) if stages.tables.is_empty() => Ok(Route::Here(why)),
+            // Here too, but for the cached tables, which only tasks can read.
+            Err(why) => {
+                let stages = planner.plan_whole(plan, why)?;
+                match self.programs(&stages, context)? {
+                    Ok(programs) => Ok(Route::Cluster { stages, programs }),
+                    Err(why) => Err(internal(&why)),
+                }
+            }
+        }
+    }
+
+    /// Says why a query is better run in this process, if it is.
+    fn stays_here(&self, plan: &Arc<dyn ExecutionPlan>, stages: &StagePlan) -> Option<String> {
         let last = stages.stages.len().saturating_sub(1);
-        let places: Vec<_> = stages
-            .stages
-            .iter()
-            .enumerate()
-            .map(|(index, stage)| place(stage, index == last))
-            .collect();
+        let mut places =
+            stages.stages.iter().enumerate().map(|(index, stage)| place(stage, index == last));
         let has_work = stages.stages.iter().any(|stage| stage.place == Place::Workers);
-        if !has_work || !places.contains(&StagePlace::Workers) {
-            return Ok(Route::Here("nothing in it is for workers".to_owned()));
+        if !has_work || !places.any(|place| place == StagePlace::Workers) {
+            return Some("nothing in it is for workers".to_owned());
         }
         if stages.stages.len() == 1 && flows(plan) {
             // What workers make is kept until it is read. Rows that nothing gathers can do better:
             // they are made no faster than the client takes them.
-            return Ok(Route::Here("its rows flow as they are read".to_owned()));
+            return Some("its rows flow as they are read".to_owned());
         }
         let bound = self.shared.options.small_query_bytes;
-        if work(plan).is_some_and(|bytes| bytes <= bound) {
-            return Ok(Route::Here(format!("reads no more than {bound} bytes of files")));
+        let is_small = work(plan).is_some_and(|bytes| bytes <= bound);
+        is_small.then(|| format!("reads no more than {bound} bytes of files"))
+    }
+
+    /// Makes what the tasks of each stage run; or says why that cannot travel.
+    fn programs(
+        &self,
+        stages: &StagePlan,
+        context: &Arc<TaskContext>,
+    ) -> Result<Result<Vec<StageProgram>, String>> {
+        let last = stages.stages.len().saturating_sub(1);
+        let mut programs: Vec<Option<StageProgram>> = vec![None; stages.stages.len()];
+        for used in &stages.tables {
+            for (idx, program) in used.table.programs(used.offset)?.into_iter().enumerate() {
+                programs[used.offset + idx] = Some(program);
+            }
         }
-        let mut programs = Vec::with_capacity(stages.stages.len());
         let settings = codec::encode_settings(context)?;
-        for (stage, place) in stages.stages.iter().zip(places) {
-            programs.push(match place {
+        for (index, stage) in stages.stages.iter().enumerate() {
+            if programs[index].is_some() {
+                continue;
+            }
+            programs[index] = Some(match place(stage, index == last) {
                 StagePlace::Coordinator => StageProgram::Live {
                     stage: Arc::new(stage.clone()),
                     context: Arc::clone(context),
@@ -94,13 +125,12 @@ impl ClusterExecutor {
                 StagePlace::Workers => match codec::encode_stage_with(stage, &settings, context) {
                     Ok(encoded) => StageProgram::Encoded(encoded),
                     Err(error) => {
-                        let why = format!("stage {} cannot travel: {error}", stage.id);
-                        return Ok(Route::Here(why));
+                        return Ok(Err(format!("stage {} cannot travel: {error}", stage.id)));
                     }
                 },
             });
         }
-        Ok(Route::Cluster { stages, programs })
+        Ok(Ok(programs.into_iter().flatten().collect()))
     }
 
     async fn submit(
@@ -111,8 +141,11 @@ impl ClusterExecutor {
         keeps_operators: bool,
     ) -> Result<ResultReader> {
         let shared = &self.shared;
-        let query = self.name(context);
-        let graph = query_graph(stages).map_err(DataFusionError::from)?;
+        let query = shared.name_query(context);
+        let tables = stages.tables.iter().flat_map(|used| used.table.begin_use()).collect();
+        let mut graph = query_graph(stages).map_err(DataFusionError::from)?;
+        let snapshot = Arc::clone(&shared.snapshot.borrow());
+        shared.cache.tell(&mut graph, &snapshot, Purpose::Read);
         let result = stages.stages.last().ok_or_else(|| internal("a query without a stage"))?;
         #[expect(
             clippy::disallowed_methods,
@@ -138,7 +171,7 @@ impl ClusterExecutor {
             Resume::Sorted(_) if place(result, true) == StagePlace::Workers => Resume::Never,
             resume => resume,
         };
-        let lease = Lease::new(Arc::clone(shared), query, deadline);
+        let lease = Lease::new(Arc::clone(shared), query, deadline).using(tables);
         let reader = ResultReader::new(lease, shape, resume, inbox, fetcher);
         let sent = shared.requests.send(Request::Submit(Box::new(submission))).await;
         sent.map_err(|_ended| Error::Cancelled)?;
@@ -147,18 +180,6 @@ impl ClusterExecutor {
 }
 
 impl ClusterExecutor {
-    /// Names a query, as its statement is known already or anew, and notes whose it is.
-    fn name(&self, context: &TaskContext) -> QueryId {
-        let config = context.session_config();
-        let tag = config.get_extension::<QueryTag>();
-        let known = tag.and_then(|tag| tag.take()).map(QueryId);
-        let query = known.unwrap_or_else(|| self.shared.next_query());
-        if let Some(principal) = config.get_extension::<Principal>() {
-            self.shared.owners.note(query, &principal.user);
-        }
-        query
-    }
-
     /// Runs a query in this process.
     async fn run_here(
         &self,
@@ -166,7 +187,7 @@ impl ClusterExecutor {
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
         let deadline = context.session_config().get_extension::<Deadline>();
-        let query = self.name(&context);
+        let query = self.shared.name_query(&context);
         let begun = self.shared.local.begin(query, shown_text(&context), deadline).of(&plan);
         match LocalExecutor.execute(plan, context).await {
             Ok(rows) => Ok(begun.follow(rows)),
@@ -200,7 +221,7 @@ impl ClusterExecutor {
 }
 
 /// Returns the statement that a query came from, as others may see it.
-fn shown_text(context: &TaskContext) -> Option<Arc<str>> {
+pub(super) fn shown_text(context: &TaskContext) -> Option<Arc<str>> {
     let text = context.session_config().get_extension::<QueryText>()?;
     Some(mask_secrets(&text.0).into())
 }
@@ -211,7 +232,7 @@ fn internal(message: &str) -> Error {
 
 /// Returns the bytes of files that a plan reads, if they say what it costs to run: not if rows come
 /// from elsewhere or are multiplied.
-fn work(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
+pub(super) fn work(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
     let mut bytes = Some(0_u64);
     let walked = plan.apply(|node| {
         let scan = node.downcast_ref::<DataSourceExec>();
@@ -280,7 +301,8 @@ impl QueryExecutor for ClusterExecutor {
         Ok(match self.route(plan, context)? {
             Route::Here(why) => vec![(format!("on the coordinator: {why}"), text(plan))],
             Route::Cluster { stages, .. } => {
-                let stages = stages.stages.iter();
+                // What makes cached tables is no part of the query, as long as they are kept.
+                let stages = stages.stages.iter().filter(|stage| stage.lineage_of.is_none());
                 stages.map(|stage| (stage_planner::headline(stage), text(&stage.plan))).collect()
             }
         })

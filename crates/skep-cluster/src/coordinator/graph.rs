@@ -10,12 +10,13 @@ use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
+use skep_engine::CachedShape;
 
 use crate::error::{Error, Result};
 use crate::exchange::plan::{Exchange, ExchangeReadExec, Output};
 use crate::ids::StageId;
 use crate::scheduler::{
-    OutputKind, QueryGraph, ReadPattern, Replay, StageInput, StageNode, StagePlace,
+    CachedStage, OutputKind, QueryGraph, ReadPattern, Replay, StageInput, StageNode, StagePlace,
 };
 use crate::stage_planner::{self, Pattern, Place, Remake, Stage, StagePlan};
 
@@ -34,6 +35,7 @@ pub fn query_graph(plan: &StagePlan) -> Result<QueryGraph> {
         place: place(stage, index == last),
         row_limit: row_limit(stage, plan),
         is_by_chance: remakes.get(index).is_none_or(|remake| *remake == Remake::Other),
+        cached: cached(&stage.output),
     };
     let stages = plan.stages.iter().enumerate().map(node).collect();
     // Whoever reads the result passes on only what can be continued.
@@ -43,6 +45,8 @@ pub fn query_graph(plan: &StagePlan) -> Result<QueryGraph> {
 /// Returns where the tasks of a stage run.
 pub fn place(stage: &Stage, is_result: bool) -> StagePlace {
     match &stage.place {
+        // Who keeps it is who makes it.
+        _ if matches!(stage.output, Output::Cached(_)) => StagePlace::Workers,
         Place::Coordinator { .. } => StagePlace::Coordinator,
         // The rows must come here in any case, and no more is done to them.
         Place::Anywhere if is_result && stage.task_count == 1 && only_collects(&stage.plan) => {
@@ -72,7 +76,14 @@ fn output_kind(output: &Output) -> OutputKind {
         Output::Gather | Output::Merge | Output::Forward | Output::Result { .. } => {
             OutputKind::Whole
         }
+        Output::Cached(_) => OutputKind::Whole,
     }
+}
+
+fn cached(output: &Output) -> Option<CachedStage> {
+    let Output::Cached(target) = output else { return None };
+    let CachedShape { key, epoch, .. } = target.shape.as_ref();
+    Some(CachedStage { table: Arc::clone(key), epoch: *epoch, parts: Vec::new() })
 }
 
 /// Returns one input for each producer; of several reads of one producer, what covers all.

@@ -74,6 +74,7 @@ impl Members for DriverMembers {
     }
 
     async fn heartbeat(&self, life: WorkerLife, beat: Heartbeat) {
+        self.shared.cache.measure(life, &beat.cached);
         self.ask(Request::Event(Event::Heartbeat { life, beat })).await;
     }
 

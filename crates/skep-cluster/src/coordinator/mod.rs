@@ -7,6 +7,7 @@
 //! - [`executor`]: the engine's [`QueryExecutor`](skep_engine::QueryExecutor) over all this.
 //! - [`system_tables`], [`analyze`], [`monitor`]: what people see of it.
 //! - [`local_queries`]: what runs in this very process, for those who look.
+//! - [`cached_tables`]: has the workers keep cached tables.
 //! - [`owners`]: whose queries are whose.
 //! - [`graph`]: a query's stages as the scheduler sees them.
 //! - [`result`]: reads the last stage's outputs, and goes on where one is lost.
@@ -16,6 +17,7 @@
 //! it sends goes into bounded queues, and a worker whose queue is full is cut off.
 
 pub mod analyze;
+mod cached_tables;
 pub mod connections;
 pub mod driver;
 pub mod executor;
@@ -36,10 +38,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use datafusion::common::runtime::SpawnedTask;
+use datafusion::execution::TaskContext;
 use datafusion::execution::runtime_env::RuntimeEnv;
+use skep_engine::{Principal, QueryTag};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use analyze::Analysis;
+pub use cached_tables::ClusterHost;
 pub use monitor::{Progress, QueryMonitor};
 pub use options::CoordinatorOptions;
 pub use system_tables::{ClusterTables, ViewSource, Views};
@@ -49,6 +54,7 @@ use self::executor::ClusterExecutor;
 use self::local_queries::LocalQueries;
 use self::members::DriverMembers;
 use self::owners::Owners;
+use crate::cache::CacheDirectory;
 use crate::codec::PlanDecoder;
 use crate::exchange::fetch::Fetcher;
 use crate::ids::QueryId;
@@ -74,6 +80,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) local: Arc<LocalQueries>,
     pub(crate) owners: Arc<Owners>,
+    pub(crate) cache: Arc<CacheDirectory>,
     next_query: AtomicU64,
 }
 
@@ -111,6 +118,7 @@ impl Coordinator {
             result_memory_bytes: Some(options.result_memory_bytes),
             ..RunnerConfig::new(options.scheduler.coordinator_slot_count)
         };
+        let cache = Arc::new(CacheDirectory::new(Arc::clone(&runtime.memory_pool)));
         let (site, reports) = TaskRunner::new(
             runner,
             store.clone(),
@@ -119,7 +127,7 @@ impl Coordinator {
             Arc::new(PlanDecoder::default()),
         );
         let clock = Clock::start();
-        let (driver, snapshot) = Driver::new(&options, clock, site);
+        let (driver, snapshot) = Driver::new(&options, clock, site, Arc::clone(&cache));
         let driver = SpawnedTask::spawn(driver.run(inbox, reports));
         let next_query = AtomicU64::new(first_query(clock.started_at));
         let limits = &options.scheduler;
@@ -139,6 +147,7 @@ impl Coordinator {
             clock,
             local,
             owners,
+            cache,
             next_query,
         };
         Self { shared: Arc::new(shared), _driver: driver }
@@ -147,6 +156,11 @@ impl Coordinator {
     /// Returns what runs the engine's plans on this cluster.
     pub fn executor(&self) -> Arc<ClusterExecutor> {
         Arc::new(ClusterExecutor::new(Arc::clone(&self.shared)))
+    }
+
+    /// Returns what has cached tables kept by the workers.
+    pub fn cache_host(&self) -> Arc<ClusterHost> {
+        Arc::new(ClusterHost::new(Arc::clone(&self.shared)))
     }
 
     /// Returns what the control streams of workers speak to.
@@ -175,6 +189,18 @@ impl Shared {
     /// Returns a name that no query had, of this coordinator or one before it.
     pub(crate) fn next_query(&self) -> QueryId {
         QueryId(self.next_query.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Names a query, as its statement is known already or anew, and notes whose it is.
+    pub(crate) fn name_query(&self, context: &TaskContext) -> QueryId {
+        let config = context.session_config();
+        let tag = config.get_extension::<QueryTag>();
+        let known = tag.and_then(|tag| tag.take()).map(QueryId);
+        let query = known.unwrap_or_else(|| self.next_query());
+        if let Some(principal) = config.get_extension::<Principal>() {
+            self.owners.note(query, &principal.user);
+        }
+        query
     }
 }
 

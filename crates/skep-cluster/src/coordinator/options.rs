@@ -28,6 +28,9 @@ pub struct CoordinatorOptions {
     /// A query that reads no more than this runs on the coordinator, in one process. Units: bytes in
     /// the files.
     pub small_query_bytes: u64,
+    /// How long after its start a coordinator waits for workers that keep cached tables of the one
+    /// before it.
+    pub expect_kept: Duration,
 }
 
 impl Default for CoordinatorOptions {
@@ -42,6 +45,7 @@ impl Default for CoordinatorOptions {
             min_scan_bytes_per_task: 1024 * 1024,
             result_memory_bytes: 32 << 20,
             small_query_bytes: 256 * 1024,
+            expect_kept: Duration::from_secs(60),
         }
     }
 }

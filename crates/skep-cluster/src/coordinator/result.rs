@@ -36,6 +36,7 @@ use super::Shared;
 use super::driver::{Notice, Request, TaskOperators};
 use super::failure::failure_error;
 use super::ties::{Differs, Ties};
+use crate::cache::UseGuard;
 use crate::error::Error;
 use crate::exchange::fetch::{FetchFailure, FetchStream, RemoteOutput, TaskFetcher};
 use crate::ids::{Attempt, QueryId};
@@ -121,6 +122,8 @@ pub(super) struct Lease {
     query: QueryId,
     deadline: Option<Arc<Deadline>>,
     is_over: bool,
+    /// The cached tables that the query reads.
+    _tables: Vec<UseGuard>,
 }
 
 impl Lease {
@@ -129,7 +132,18 @@ impl Lease {
         query: QueryId,
         deadline: Option<Arc<Deadline>>,
     ) -> Self {
-        Self { shared, query, deadline, is_over: false }
+        Self { shared, query, deadline, is_over: false, _tables: Vec::new() }
+    }
+
+    /// Holds cached tables for as long as the query runs.
+    pub(super) fn using(mut self, tables: Vec<UseGuard>) -> Self {
+        self._tables = tables;
+        self
+    }
+
+    /// Takes note that the query has ended by itself.
+    pub(super) fn end(&mut self) {
+        self.is_over = true;
     }
 }
 
@@ -387,6 +401,7 @@ impl ResultReader {
                     producer: *result,
                     output: 0,
                     start_batch: 0,
+                    cached: None,
                     is_growing,
                 };
                 self.fetcher.open(wanted, Arc::clone(&self.schema))

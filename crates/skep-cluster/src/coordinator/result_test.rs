@@ -98,6 +98,7 @@ impl Play {
             clock,
             local: Arc::new(LocalQueries::new(clock, 1)),
             owners: Arc::new(Owners::new(1)),
+            cache: Arc::new(crate::cache::CacheDirectory::new(Arc::clone(&pool))),
             next_query: AtomicU64::new(1),
         });
         #[expect(clippy::disallowed_methods, reason = "as in the executor")]

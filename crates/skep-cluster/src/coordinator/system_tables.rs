@@ -171,6 +171,8 @@ fn tasks(views: &Views) -> Columns {
         .count("input_bytes", rows().map(|row| row.output.input_bytes))
         .count("output_bytes", rows().map(|row| row.output.bytes.iter().sum()))
         .count("spilled_bytes", rows().map(|row| row.output.spilled_bytes))
+        .count("remote_bytes", rows().map(|row| row.output.remote_bytes))
+        .optional_text("locality", rows().map(|row| row.is_local.map(locality)))
         .optional_time("started", views, rows().map(|row| row.started))
         .optional_time("ended", views, rows().map(|row| row.ended))
         .optional_text("error", rows().map(|row| row.error.as_ref()))
@@ -217,7 +219,12 @@ fn attempt_state(state: AttemptState) -> &'static str {
         AttemptState::Failed => "failed",
         AttemptState::Cancelled => "cancelled",
         AttemptState::Skipped => "skipped",
+        AttemptState::Kept => "kept",
     }
+}
+
+fn locality(is_local: bool) -> &'static str {
+    if is_local { "local" } else { "remote" }
 }
 
 /// As in `system.workers`, where lives have a column of their own.

@@ -81,6 +81,7 @@ fn task(partition: usize, state: AttemptState) -> TaskView {
         started: None,
         ended: None,
         error: None,
+        is_local: Some(partition == 0),
     }
 }
 
@@ -99,7 +100,14 @@ fn views() -> Views {
         ..query(13, QueryState::Failed)
     };
     let running = QueryView { started: Some(SECOND), ..query(14, QueryState::Running) };
-    let output = TaskOutput { rows: 9, bytes: vec![10, 20], input_bytes: 5, spilled_bytes: 6 };
+    let output = TaskOutput {
+        rows: 9,
+        bytes: vec![10, 20],
+        input_bytes: 5,
+        spilled_bytes: 6,
+        remote_bytes: 4,
+        cached: None,
+    };
     let sealed = TaskView {
         attempt: Some(Attempt(1)),
         site: Some(Site::Worker(life(3))),
@@ -198,6 +206,7 @@ async fn open() -> (skep_engine::Session, Arc<Still>) {
         executor: Arc::new(LocalExecutor),
         system_tables: Some(Arc::new(tables)),
         store: None,
+        cache_host: None,
     };
     (Engine::open_with(config, parts).await.unwrap().session(), source)
 }
@@ -246,9 +255,9 @@ async fn tasks_show_each_attempt_and_where_it_ran() {
     assert_eq!(
         rows(&session, "SELECT * FROM system.tasks").await,
         [
-            "q12|s1|0|1|sealed|w3|7|9|5|30|6|1970-01-01T00:16:42Z|1970-01-01T00:16:43Z|",
-            "q12|s1|1|0|failed|coordinator||0|0|0|0|||broken",
-            "q12|s1|2||waiting|||0|0|0|0|||",
+            "q12|s1|0|1|sealed|w3|7|9|5|30|6|4|local|1970-01-01T00:16:42Z|1970-01-01T00:16:43Z|",
+            "q12|s1|1|0|failed|coordinator||0|0|0|0|0|remote|||broken",
+            "q12|s1|2||waiting|||0|0|0|0|0|remote|||",
         ]
     );
     assert_eq!(source.without_tasks.load(Ordering::Relaxed), 0);

@@ -9,7 +9,7 @@ use datafusion::execution::memory_pool::MemoryPool;
 use futures::stream::BoxStream;
 
 use crate::error::Error;
-use crate::scheduler::{FetchFault, TaskAttempt};
+use crate::scheduler::{CachedKey, FetchFault, TaskAttempt};
 
 /// One output somewhere else.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +25,18 @@ pub struct RemoteOutput {
     /// Whether it is read also while it is still written, from its beginning. Its batches come as
     /// they are made; its end comes when it is sealed.
     pub is_growing: bool,
+    /// Of the making of a partition of a cached table: what is read of it.
+    pub cached: Option<CachedColumns>,
+}
+
+/// Columns of a partition of a cached table, wherever it lies at its keeper: kept, or made for one
+/// query alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CachedColumns {
+    /// Which partition.
+    pub key: CachedKey,
+    /// The columns, by their places in the table.
+    pub columns: Vec<usize>,
 }
 
 /// Who is told, at most once, that all of an output has come.

@@ -41,8 +41,11 @@ use datafusion::physical_plan::{
     ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties,
     PlanProperties, ReplaceChildrenOptions,
 };
+use skep_engine::CachedShape;
 
 use crate::ids::StageId;
+use crate::scheduler::CachedKey;
+use crate::store::StorageLevel;
 
 /// What a stage does with the rows of its tasks.
 #[derive(Debug, Clone)]
@@ -75,6 +78,26 @@ pub enum Output {
         /// in the same order every time.
         in_order: bool,
     },
+    /// The rows are partitions of a cached table, kept for later queries; in this one, task `p` is
+    /// read as of [`Forward`](Self::Forward).
+    Cached(Arc<CachedTarget>),
+}
+
+/// The table whose partitions a stage makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CachedTarget {
+    /// What it is.
+    pub shape: Arc<CachedShape>,
+    /// Where its partitions may be kept.
+    pub level: StorageLevel,
+}
+
+impl CachedTarget {
+    /// Returns what names a partition.
+    pub fn key(&self, partition: usize) -> CachedKey {
+        let CachedShape { key, epoch, .. } = self.shape.as_ref();
+        CachedKey { table: Arc::clone(key), epoch: *epoch, partition }
+    }
 }
 
 impl Output {
@@ -95,7 +118,7 @@ impl Output {
             Self::RoundRobin { partitions } => Some(Partitioning::RoundRobinBatch(*partitions)),
             Self::Range(range) => Some(Partitioning::Range(range.clone())),
             Self::Gather | Self::Merge | Self::Broadcast | Self::Forward => None,
-            Self::Result { .. } => None,
+            Self::Result { .. } | Self::Cached(_) => None,
         }
     }
 
@@ -129,6 +152,9 @@ impl fmt::Display for Output {
             Self::Broadcast => write!(f, "broadcast"),
             Self::Forward => write!(f, "forward"),
             Self::Result { .. } => write!(f, "result"),
+            Self::Cached(target) => {
+                write!(f, "cached as {} {}", target.shape.key, target.shape.epoch)
+            }
         }
     }
 }

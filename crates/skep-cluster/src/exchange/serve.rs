@@ -20,9 +20,12 @@ use std::task::{Context, Poll};
 
 use arrow_flight::FlightData;
 use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::error::Result as DataFusionResult;
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::{BoxStream, FuturesUnordered};
 use futures::{Stream, StreamExt, ready};
+use skep_engine::decode_cached;
 use skep_proto::cluster::fetch_request::Request;
 use skep_proto::cluster::fetch_response::Content;
 use skep_proto::cluster::{FetchEnd, FetchOpen};
@@ -33,7 +36,7 @@ use super::config::{ExchangeCompression, ServeConfig};
 use super::ipc::{Encoding, SlotEncoder};
 use super::wire::{self, Response};
 use crate::error::{Error, Result};
-use crate::store::{PartitionReader, PartitionStore};
+use crate::store::{PartitionKey, PartitionReader, PartitionStore};
 
 /// Answers that wait before requests wait too.
 const OUTBOX_LENGTH: usize = 256;
@@ -144,10 +147,30 @@ enum Place {
 #[derive(Debug)]
 struct Feed {
     reader: PartitionReader,
+    /// Of a cached table, what is sent of each batch.
+    columns: Option<Columns>,
     encoder: SlotEncoder,
     /// The next batch, counted from the beginning of the output.
     position: u64,
     rows: u64,
+}
+
+/// What is sent of the batches of a cached table.
+#[derive(Debug)]
+struct Columns {
+    columns: Vec<usize>,
+    schema: SchemaRef,
+    /// Whether the batches are as they are kept, each encoded for itself.
+    is_encoded: bool,
+}
+
+impl Columns {
+    fn of(&self, batch: &RecordBatch) -> DataFusionResult<RecordBatch> {
+        match self.is_encoded {
+            true => decode_cached(batch, &self.columns, &self.schema),
+            false => Ok(batch.project(&self.columns)?),
+        }
+    }
 }
 
 impl Feed {
@@ -204,26 +227,53 @@ impl ExchangeStream {
             return Err(Status::invalid_argument("a request names no output"));
         };
         let limit = self.config.max_slots_per_stream;
-        let reader = if self.slots.len() >= limit {
+        let cached = wire::requested_columns(&open).map_err(Status::invalid_argument)?;
+        let opened = if self.slots.len() >= limit {
             Err(Error::SlotLimit { limit })
         } else if open.is_growing {
-            self.store.read_growing(&key)
+            self.store.read_growing(&key).map(|reader| (reader, None))
         } else {
-            self.store.read(&key, open.start_batch)
+            self.open_reader(&key, cached, open.start_batch)
         };
-        let reader = match reader {
-            Ok(reader) => reader,
+        let (reader, columns) = match opened {
+            Ok(opened) => opened,
             Err(error) => {
                 self.outbox.push_back(Response::bare(slot, wire::error_content(&error)));
                 return Ok(());
             }
         };
-        let (encoder, schema) = SlotEncoder::new(slot, &reader.schema(), &self.encoding);
+        let shown = columns.as_ref().map_or_else(|| reader.schema(), |it| Arc::clone(&it.schema));
+        let (encoder, schema) = SlotEncoder::new(slot, &shown, &self.encoding);
         self.outbox.push_back(schema);
-        let feed = Box::new(Feed { reader, encoder, position: open.start_batch, rows: 0 });
+        let feed = Box::new(Feed { reader, columns, encoder, position: open.start_batch, rows: 0 });
         self.slots.insert(slot, Slot { credit: 0, place: Place::Idle(feed) });
         self.add_credit(slot, open.credit);
         Ok(())
+    }
+
+    /// Opens what is asked for. A partition of a cached table is kept as such, or was made for one
+    /// query alone and lies where the output of its task would.
+    fn open_reader(
+        &self,
+        key: &PartitionKey,
+        cached: Option<(PartitionKey, Vec<usize>)>,
+        start: u64,
+    ) -> Result<(PartitionReader, Option<Columns>)> {
+        let Some((kept, columns)) = cached else {
+            return Ok((self.store.read(key, start)?, None));
+        };
+        let (reader, is_encoded) = match self.store.read(&kept, start) {
+            Ok(reader) => (reader, true),
+            Err(missing @ Error::PartitionNotFound { .. }) => match self.store.read(key, start) {
+                Ok(reader) => (reader, false),
+                Err(_) => return Err(missing),
+            },
+            Err(error) => return Err(error),
+        };
+        let schema = reader.schema().project(&columns).map_err(|error| {
+            Error::internal(format!("columns of \"{kept}\" that it has not: {error}"))
+        })?;
+        Ok((reader, Some(Columns { columns, schema: Arc::new(schema), is_encoded })))
     }
 
     fn add_credit(&mut self, slot: u32, bytes: u64) {
@@ -295,6 +345,12 @@ impl ExchangeStream {
     }
 
     fn encode(&mut self, feed: &mut Feed, batch: &RecordBatch) -> Result<Vec<Response>> {
+        let shown = feed.columns.as_ref().map(|columns| columns.of(batch)).transpose();
+        let shown = shown.map_err(|error| Error::PartitionDamaged {
+            partition: feed.reader.counts().partition.clone(),
+            message: format!("a batch cannot be decoded: {error}"),
+        })?;
+        let batch = shown.as_ref().unwrap_or(batch);
         let partition = || feed.reader.counts().partition.clone();
         let messages = feed.encoder.encode(batch, &mut self.encoding).map_err(|message| {
             Error::internal(format!("cannot encode a batch of \"{}\": {message}", partition()))

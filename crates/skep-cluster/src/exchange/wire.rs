@@ -11,10 +11,10 @@ use skep_proto::cluster as proto;
 use skep_proto::cluster::fetch_request::Request;
 use skep_proto::cluster::fetch_response::Content;
 
-use super::fetch::RemoteOutput;
+use super::fetch::{CachedColumns, RemoteOutput};
 use crate::error::{Error, Result};
-use crate::ids::{Attempt, QueryId, StageId};
-use crate::scheduler::TaskAttempt;
+use crate::ids::{Attempt, Epoch, QueryId, StageId};
+use crate::scheduler::{CachedKey, TaskAttempt};
 use crate::store::PartitionKey;
 
 /// What a message costs beside its bytes: its place in queues, its metadata.
@@ -116,7 +116,34 @@ pub(super) fn open_request(slot: u32, output: &RemoteOutput) -> proto::FetchOpen
         start_batch: output.start_batch,
         credit: 0,
         is_growing: output.is_growing,
+        cached: output.cached.as_ref().map(|wanted| proto::CachedColumns {
+            key: Some(proto::CachedKey {
+                table: wanted.key.table.to_string(),
+                epoch: wanted.key.epoch.0,
+                partition: wanted.key.partition as u64,
+            }),
+            columns: wanted.columns.iter().map(|column| *column as u32).collect(),
+        }),
     }
+}
+
+/// Returns which columns of which cached partition are asked for, if that is asked for.
+///
+/// # Errors
+/// What is wrong with the request.
+pub(super) fn requested_columns(
+    open: &proto::FetchOpen,
+) -> Result<Option<(PartitionKey, Vec<usize>)>, &'static str> {
+    let Some(wanted) = &open.cached else { return Ok(None) };
+    let key = wanted.key.as_ref().ok_or("a request names no cached partition")?;
+    let partition =
+        usize::try_from(key.partition).map_err(|_large| "a request names no partition")?;
+    let key = PartitionKey::Cached {
+        table: key.table.as_str().into(),
+        epoch: Epoch(key.epoch),
+        partition,
+    };
+    Ok(Some((key, wanted.columns.iter().map(|column| *column as usize).collect())))
 }
 
 /// Returns the name that the store has for what is asked for; `None` if the request names nothing.
@@ -133,6 +160,10 @@ pub(super) fn requested_key(open: &proto::FetchOpen) -> Option<PartitionKey> {
 
 /// Returns the name that the keeper's store has for an output.
 pub(super) fn key_of(output: &RemoteOutput) -> PartitionKey {
+    if let Some(CachedColumns { key, .. }) = &output.cached {
+        let CachedKey { table, epoch, partition } = key.clone();
+        return PartitionKey::Cached { table, epoch, partition };
+    }
     let TaskAttempt { task, attempt } = output.producer;
     PartitionKey::Exchange {
         query: task.query,

@@ -30,6 +30,9 @@ pub struct SchedulerConfig {
     pub quarantine: Duration,
     /// How long a ready task waits for a slot on the worker that holds most of its input.
     pub locality_wait: Duration,
+    /// The same of a task that reads cached tables, or makes a partition of one: reading it from
+    /// elsewhere costs the whole cluster, and a partition in the wrong place every later query.
+    pub cached_locality_wait: Duration,
     /// Of a task's input bytes, how many percent one worker must hold to be waited for.
     pub locality_share_percent: u64,
     /// Of fewer input bytes no task waits: fetching them takes less time than waiting.
@@ -63,6 +66,7 @@ impl Default for SchedulerConfig {
             refusal_window: Duration::from_secs(60),
             quarantine: Duration::from_secs(60),
             locality_wait: Duration::from_millis(50),
+            cached_locality_wait: Duration::from_millis(1000),
             locality_share_percent: 75,
             locality_min_bytes: 8 << 20,
             no_worker_timeout: Duration::from_secs(30),

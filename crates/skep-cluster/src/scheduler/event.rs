@@ -1,12 +1,14 @@
 //! What the scheduler is told.
 
 use std::fmt;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use skep_proto::ErrorCode;
 
 use super::config::QuerySettings;
 use super::graph::QueryGraph;
-use crate::ids::{Attempt, QueryId, TaskId};
+use crate::ids::{Attempt, Epoch, QueryId, TaskId};
 use crate::membership::{Registration, WorkerLife, WorkerLoad};
 
 /// Where a task runs and its output lives.
@@ -53,6 +55,40 @@ pub struct TaskOutput {
     pub input_bytes: u64,
     /// Bytes written to files on the way: by its operators, and of its output until that was sealed.
     pub spilled_bytes: u64,
+    /// Of the bytes read, those that came from other sites.
+    pub remote_bytes: u64,
+    /// If it is a partition of a cached table, what there is to know of it. For the keeper of such
+    /// tables; it means nothing to the scheduler.
+    pub cached: Option<CachedReport>,
+}
+
+/// A partition of a cached table that a task made, or found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CachedReport {
+    /// How stores call the table.
+    pub table: Arc<str>,
+    /// Which content of it.
+    pub epoch: Epoch,
+    /// The partition.
+    pub partition: usize,
+    /// Whether it is kept for later queries, too.
+    pub is_kept: bool,
+    /// What is known of it, as the engine writes it.
+    pub summary: Bytes,
+    /// Bytes that it takes in memory.
+    pub memory_bytes: u64,
+    /// Bytes that it takes in files.
+    pub disk_bytes: u64,
+    /// Its rows.
+    pub rows: u64,
+}
+
+impl CachedReport {
+    /// Returns which partition it is of.
+    pub fn key(&self) -> CachedKey {
+        let Self { table, epoch, partition, .. } = self;
+        CachedKey { table: Arc::clone(table), epoch: *epoch, partition: *partition }
+    }
 }
 
 /// How a fetch went wrong.
@@ -129,6 +165,19 @@ pub struct Holdings {
     pub sealed: Vec<(TaskAttempt, TaskOutput)>,
     /// Every query it holds anything of, be it only a plan.
     pub queries: Vec<QueryId>,
+    /// Partitions of cached tables. What is known of them may be left out.
+    pub cached: Vec<CachedReport>,
+}
+
+/// A partition of one content of a cached table.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CachedKey {
+    /// How stores call the table.
+    pub table: Arc<str>,
+    /// Which content of it.
+    pub epoch: Epoch,
+    /// The partition.
+    pub partition: usize,
 }
 
 /// What a worker says again and again.
@@ -139,6 +188,21 @@ pub struct Heartbeat {
     /// Running attempts that have fetched all that they read from other sites: they can do without
     /// those from now on.
     pub has_inputs: Vec<TaskAttempt>,
+    /// By content, what its partitions of cached tables take. For people.
+    pub cached: Vec<CachedUsage>,
+}
+
+/// What the partitions of a content of a cached table take at a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CachedUsage {
+    /// How stores call the table.
+    pub table: Arc<str>,
+    /// Which content of it.
+    pub epoch: Epoch,
+    /// Bytes in memory.
+    pub memory_bytes: u64,
+    /// Bytes in files.
+    pub disk_bytes: u64,
 }
 
 /// Why a query is not wanted any more.

@@ -1,6 +1,10 @@
 //! What the stage planner hands over: stages, who reads whom, and how.
 
-use crate::ids::StageId;
+use std::sync::Arc;
+
+use super::event::Site;
+use crate::ids::{Epoch, StageId, WorkerId};
+use crate::store::PartitionKey;
 
 /// The stages of one query, producers before their consumers; the last one makes the result.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +33,50 @@ pub struct StageNode {
     /// picks by the order in which rows happen to come. What was made of its first rows is taken
     /// back when it is made again.
     pub is_by_chance: bool,
+    /// If its tasks' outputs are the partitions of a cached table: what is kept of them already.
+    pub cached: Option<CachedStage>,
+}
+
+/// A stage that makes the partitions of a cached table, each as far as nobody keeps it.
+///
+/// What a task of it leaves behind outlives the query, and is not released by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CachedStage {
+    /// How stores call the table.
+    pub table: Arc<str>,
+    /// Which content of it.
+    pub epoch: Epoch,
+    /// By task: what is known of its partition. Empty stands for nothing.
+    pub parts: Vec<CachedPart>,
+}
+
+/// One partition of a cached table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CachedPart {
+    /// Who keeps it, the last one first to be read.
+    pub copies: Vec<CachedCopy>,
+    /// Where it is to be made, if it must be.
+    pub wish: Option<Site>,
+    /// Where it is rather not to be made.
+    pub avoid: Vec<WorkerId>,
+}
+
+/// A copy of a partition of a cached table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CachedCopy {
+    /// Who keeps it.
+    pub site: Site,
+    /// Its rows.
+    pub rows: u64,
+    /// Its bytes, as they are kept.
+    pub bytes: u64,
+}
+
+impl CachedStage {
+    /// Returns the name that stores have for a partition.
+    pub fn key(&self, partition: usize) -> PartitionKey {
+        PartitionKey::Cached { table: Arc::clone(&self.table), epoch: self.epoch, partition }
+    }
 }
 
 /// One edge of the graph, on its consumer.
@@ -166,6 +214,11 @@ impl QueryGraph {
         &self.stages
     }
 
+    /// Returns the stages that make cached tables.
+    pub fn cached_stages(&mut self) -> impl Iterator<Item = &mut CachedStage> {
+        self.stages.iter_mut().filter_map(|stage| stage.cached.as_mut())
+    }
+
     /// Returns whether a begun result can be continued.
     pub fn replay(&self) -> Replay {
         self.replay
@@ -196,6 +249,7 @@ mod tests {
             place: StagePlace::Workers,
             row_limit: None,
             is_by_chance: false,
+            cached: None,
         }
     }
 

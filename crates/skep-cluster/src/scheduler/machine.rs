@@ -83,11 +83,13 @@ impl Scheduler {
         let deadlines = self.queries.values().filter_map(Query::deadline);
         let patience = self.no_worker_since.filter(|_| !self.queries.is_empty());
         let patience = patience.map(|since| (since + self.config.no_worker_timeout).max(now));
-        let wait = self.config.locality_wait;
-        let ready = self.queries.values().flat_map(|query| &query.stages);
-        let ready =
-            ready.flat_map(|stage| stage.ready.values()).filter_map(|bucket| bucket.first());
-        let overdue = ready.map(|(since, _)| *since + wait).filter(|at| *at > now);
+        let ready = self.queries.values().flat_map(|query| {
+            (0..query.stages.len()).flat_map(move |stage| {
+                let firsts = query.stages[stage].ready.values().filter_map(|it| it.first());
+                firsts.map(move |(since, _)| *since + query.locality_wait(stage))
+            })
+        });
+        let overdue = ready.filter(|at| *at > now);
         deadlines.chain(patience).chain(overdue).chain(self.membership.next_loss()).min()
     }
 
@@ -140,6 +142,8 @@ impl Scheduler {
             let query = Query::new(id, graph, settings, Arc::clone(&self.config), now);
             self.queries.insert(id, query);
             self.queue.push_back(id);
+            let sites: BTreeSet<Site> = self.sites.states.keys().copied().collect();
+            self.change(id, now, |query| query.take_in_cached(&sites, now));
             return;
         };
         self.actions.push(Action::QueryRejected { query: id, failure });

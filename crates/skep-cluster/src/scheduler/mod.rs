@@ -28,6 +28,7 @@
 //! to drop it; one that was cut off is told when it reconnects.
 
 mod action;
+mod cached;
 mod config;
 mod event;
 mod fairness;
@@ -42,6 +43,8 @@ mod view;
 mod workers;
 
 #[cfg(test)]
+mod cached_test;
+#[cfg(test)]
 mod rollback_test;
 #[cfg(test)]
 mod rules_test;
@@ -51,10 +54,12 @@ mod simulation;
 pub use action::{Action, FailureKind, Launch, QueryFailure, Source};
 pub use config::{QuerySettings, SchedulerConfig};
 pub use event::{
-    CancelCause, Event, FetchFault, Heartbeat, Holdings, Site, TaskAttempt, TaskFailure, TaskOutput,
+    CachedKey, CachedReport, CachedUsage, CancelCause, Event, FetchFault, Heartbeat, Holdings,
+    Site, TaskAttempt, TaskFailure, TaskOutput,
 };
 pub use graph::{
-    GraphError, OutputKind, QueryGraph, ReadPattern, Replay, StageInput, StageNode, StagePlace,
+    CachedCopy, CachedPart, CachedStage, GraphError, OutputKind, QueryGraph, ReadPattern, Replay,
+    StageInput, StageNode, StagePlace,
 };
 pub use machine::Scheduler;
 pub use view::{AttemptState, QueryState, QueryView, StageView, TaskView, WorkerView};

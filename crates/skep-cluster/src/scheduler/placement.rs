@@ -84,6 +84,9 @@ impl Query {
     /// Returns the worker that holds so much of a task's input that it is worth waiting for.
     pub(super) fn preferred_site(&self, stage: usize, partition: usize) -> Option<Site> {
         let node = &self.stages[stage].node;
+        if node.cached.is_some() {
+            return self.cached_wish(stage, partition);
+        }
         if node.inputs.is_empty() || node.place == StagePlace::Coordinator {
             return None;
         }
@@ -95,7 +98,11 @@ impl Query {
         let is_worth_it =
             bytes.saturating_mul(100) >= total.saturating_mul(self.config.locality_share_percent);
         let is_avoided = self.stages[stage].tasks[partition].avoid.contains(&life.worker);
-        let is_much = bytes > 0 && bytes >= self.config.locality_min_bytes;
+        let is_much = match self.stages[stage].is_about_cached {
+            // Even of an empty partition only its keeper knows that it is.
+            true => true,
+            false => bytes > 0 && bytes >= self.config.locality_min_bytes,
+        };
         (is_much && is_worth_it && !is_avoided).then_some(site)
     }
 
@@ -165,7 +172,7 @@ impl Query {
         let others = buckets.iter().filter(|(wish, _)| !is_local(wish));
         for (wish, bucket) in local.chain(others) {
             for &(since, partition) in bucket {
-                let is_overdue = now >= since + self.config.locality_wait;
+                let is_overdue = now >= since + self.locality_wait(stage);
                 let found = self.choose_site(stage, partition, workers, is_overdue);
                 if let Some(site) = found {
                     return Some(Choice { stage, partition, site });

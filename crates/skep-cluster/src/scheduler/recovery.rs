@@ -28,6 +28,7 @@ use super::view::AttemptState;
 impl Query {
     /// Takes note that a site is gone with all it ran and held.
     pub(super) fn lose_site(&mut self, lost: Site, now: Duration) -> Result<(), QueryFailure> {
+        self.forget_copies(lost);
         for stage in 0..self.stages.len() {
             if self.stages[stage].spread.remove(&lost).is_none() {
                 continue;
@@ -69,6 +70,7 @@ impl Query {
             self.effects.actions.push(Action::ResultWithdrawn { result: id });
         }
         self.set_phase(stage, partition, Phase::Absent, now);
+        self.take_copy(stage, partition, now);
     }
 
     /// Makes everything wanted and not held be made again, and restarts those who were reading it.

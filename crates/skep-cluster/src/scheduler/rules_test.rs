@@ -39,6 +39,7 @@ pub(super) fn node(id: u32, task_count: usize, inputs: &[(u32, ReadPattern)]) ->
         place: StagePlace::Workers,
         row_limit: None,
         is_by_chance: false,
+        cached: None,
     }
 }
 
@@ -65,7 +66,7 @@ impl Cluster {
     }
 
     /// Lets time pass, with everybody alive.
-    fn wait(&mut self, time: Duration) -> Vec<Action> {
+    pub(super) fn wait(&mut self, time: Duration) -> Vec<Action> {
         let end = self.now + time;
         let mut actions = Vec::new();
         while self.now < end {
@@ -457,6 +458,7 @@ fn a_worker_that_reconnects_keeps_what_it_holds() {
         running: vec![id(1, 0, 1, 0)],
         sealed: vec![(id(1, 0, 0, 0), output)],
         queries: vec![QueryId(1), QueryId(77)],
+        cached: Vec::new(),
     };
     let actions = cluster.join(life(1, 1), 3, holdings);
     assert!(actions.contains(&Action::DropQuery { site: site(1), query: QueryId(77) }));

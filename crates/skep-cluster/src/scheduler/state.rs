@@ -10,7 +10,9 @@ use std::time::Duration;
 use super::action::{Action, Launch, QueryFailure, Source};
 use super::config::{QuerySettings, SchedulerConfig};
 use super::event::{Site, TaskAttempt, TaskFailure, TaskOutput};
-use super::graph::{OutputKind, QueryGraph, ReadPattern, Replay, StageNode};
+use super::graph::{
+    CachedCopy, OutputKind, QueryGraph, ReadPattern, Replay, StageInput, StageNode,
+};
 use super::view::AttemptState;
 use crate::ids::{Attempt, QueryId, StageId, TaskId, WorkerId};
 
@@ -53,6 +55,8 @@ pub(super) struct AttemptRecord {
     pub(super) ended: Option<Duration>,
     pub(super) output: TaskOutput,
     pub(super) error: Option<String>,
+    /// Of a task that reads cached tables, whether all that it reads of them is where it runs.
+    pub(super) is_local: Option<bool>,
 }
 
 #[derive(Debug)]
@@ -69,6 +73,8 @@ pub(super) struct Task {
     pub(super) ready: Option<(Option<Site>, Duration)>,
     /// Whether there has been an output of it of which something may have been made.
     pub(super) has_left_traces: bool,
+    /// Of a cached partition, further copies.
+    pub(super) copies: Vec<CachedCopy>,
 }
 
 #[derive(Debug)]
@@ -93,6 +99,8 @@ pub(super) struct Stage {
     pub(super) ready: BTreeMap<Option<Site>, BTreeSet<(Duration, usize)>>,
     /// How many of its tasks run or lie where.
     pub(super) spread: BTreeMap<Site, usize>,
+    /// Whether it makes or reads partitions of cached tables.
+    pub(super) is_about_cached: bool,
     /// What of it is sealed where. Kept up with every change, for it is asked for by every task of
     /// every reader: added up each time, an exchange would cost tasks times tasks.
     pub(super) held: BTreeMap<Site, HeldBytes>,
@@ -307,7 +315,7 @@ impl Query {
         }
     }
 
-    fn refresh_task(&mut self, stage: usize, partition: usize, now: Duration) {
+    pub(super) fn refresh_task(&mut self, stage: usize, partition: usize, now: Duration) {
         self.unready(stage, partition);
         let is_waiting = *self.phase(stage, partition) == Phase::Waiting;
         if is_waiting && self.are_inputs_available(stage, partition) {
@@ -428,6 +436,7 @@ impl Query {
         now: Duration,
     ) -> Launch {
         let sources = self.sources(stage, partition);
+        let is_local = self.is_local(stage, &sources, site);
         let task = &mut self.stages[stage].tasks[partition];
         let attempt = Attempt(task.attempts.len() as u32);
         task.attempts.push(AttemptRecord {
@@ -437,6 +446,7 @@ impl Query {
             ended: None,
             output: TaskOutput::default(),
             error: None,
+            is_local,
         });
         self.set_phase(stage, partition, Phase::Running { attempt, site, has_inputs: false }, now);
         Launch { attempt: self.attempt_id(stage, partition, attempt), sources }
@@ -580,7 +590,7 @@ impl Query {
         Ok(())
     }
 
-    fn mark_fetched(&mut self, partition: usize) {
+    pub(super) fn mark_fetched(&mut self, partition: usize) {
         self.results[partition].is_fetched = true;
         while self.results.get(self.first_unfetched).is_some_and(|part| part.is_fetched) {
             self.first_unfetched += 1;
@@ -593,6 +603,13 @@ impl Query {
 
     /// Lets go of a sealed output.
     pub(super) fn release(&mut self, stage: usize, partition: usize, now: Duration) {
+        if self.stages[stage].node.cached.is_some() {
+            // It is not the query's to let go of. Readers may come again, but not to the result.
+            if stage == self.result_stage() {
+                self.set_phase(stage, partition, Phase::Absent, now);
+            }
+            return;
+        }
         if let Phase::Sealed { attempt, site, .. } = *self.phase(stage, partition) {
             let id = self.attempt_id(stage, partition, attempt);
             self.effects.releases.push((site, id));
@@ -627,12 +644,17 @@ impl Stage {
             avoid: Vec::new(),
             ready: None,
             has_left_traces: false,
+            copies: Vec::new(),
         };
         let mut readers = Vec::new();
         for (index, reader) in graph.stages().iter().enumerate() {
             let inputs = reader.inputs.iter().filter(|input| input.producer == node.id);
             readers.extend(inputs.map(|input| (index, input.pattern)));
         }
+        let is_cached = |input: &StageInput| {
+            graph.stages().get(input.producer.0 as usize).is_some_and(|it| it.cached.is_some())
+        };
+        let is_about_cached = node.cached.is_some() || node.inputs.iter().any(is_cached);
         Self {
             node: node.clone(),
             tasks: std::iter::repeat_with(task).take(node.task_count).collect(),
@@ -645,6 +667,7 @@ impl Stage {
             is_limit_met: false,
             ready: BTreeMap::new(),
             spread: BTreeMap::new(),
+            is_about_cached,
             held: BTreeMap::new(),
         }
     }

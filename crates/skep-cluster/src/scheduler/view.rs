@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::action::QueryFailure;
 use super::event::{Site, TaskOutput};
 use super::machine::Scheduler;
-use super::state::{Phase, Query, Stage, Task};
+use super::state::{AttemptRecord, Phase, Query, Stage, Task};
 use crate::ids::{Attempt, QueryId, StageId, TaskId};
 use crate::membership::WorkerInfo;
 
@@ -41,6 +41,8 @@ pub enum AttemptState {
     Cancelled,
     /// Never needed: its stage had enough rows without it.
     Skipped,
+    /// Not run: somebody keeps the partition of a cached table that it would make.
+    Kept,
 }
 
 /// One query. Times are on the scheduler's clock.
@@ -114,6 +116,8 @@ pub struct TaskView {
     pub ended: Option<Duration>,
     /// Why it failed.
     pub error: Option<String>,
+    /// Of a task that reads cached tables, whether all that it reads of them is where it runs.
+    pub is_local: Option<bool>,
 }
 
 /// One worker.
@@ -238,7 +242,7 @@ impl Query {
             error: None,
             stage_count: self.stages.len(),
             task_count: tasks().count(),
-            attempt_count: tasks().map(|task| task.attempts.len()).sum(),
+            attempt_count: tasks().flat_map(|task| &task.attempts).filter(was_started).count(),
             rows: self.stages.last().map_or(0, |stage| self.stage_view(stage).rows),
         }
     }
@@ -248,10 +252,9 @@ impl Query {
     }
 
     fn stage_view(&self, stage: &Stage) -> StageView {
-        let attempts = || stage.tasks.iter().flat_map(|task| &task.attempts);
+        let attempts = || stage.tasks.iter().flat_map(|task| &task.attempts).filter(was_started);
         let sealed = |task: &Task| {
-            let sealed =
-                |record: &&super::state::AttemptRecord| record.state == AttemptState::Sealed;
+            let sealed = |record: &&AttemptRecord| record.state == AttemptState::Sealed;
             let output = task.attempts.iter().rev().find(sealed).map(|record| &record.output);
             output.map_or((0, 0), |output| (output.rows, output.bytes.iter().sum()))
         };
@@ -289,7 +292,8 @@ impl Query {
 }
 
 fn attempt_views(task: TaskId, state: &Task) -> impl Iterator<Item = TaskView> {
-    state.attempts.iter().enumerate().map(move |(attempt, record)| TaskView {
+    let started = state.attempts.iter().enumerate().filter(|(_, record)| was_started(record));
+    started.map(move |(attempt, record)| TaskView {
         task,
         attempt: Some(Attempt(attempt as u32)),
         state: record.state,
@@ -298,7 +302,13 @@ fn attempt_views(task: TaskId, state: &Task) -> impl Iterator<Item = TaskView> {
         started: Some(record.started),
         ended: record.ended,
         error: record.error.clone(),
+        is_local: record.is_local,
     })
+}
+
+/// Tells whether an attempt was run at all.
+fn was_started(record: &&AttemptRecord) -> bool {
+    record.state != AttemptState::Kept
 }
 
 impl TaskView {
@@ -312,6 +322,7 @@ impl TaskView {
             started: None,
             ended: None,
             error: None,
+            is_local: None,
         }
     }
 }

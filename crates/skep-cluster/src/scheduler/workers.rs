@@ -1,10 +1,11 @@
 //! What workers say of themselves, and what follows when one is lost or back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::{Action, QueryFailure};
-use super::event::{Heartbeat, Holdings, Site, TaskAttempt, TaskOutput};
+use super::event::{CachedKey, CachedReport, Heartbeat, Holdings, Site, TaskAttempt, TaskOutput};
 use super::machine::Scheduler;
 use super::placement::SiteState;
 use super::state::{Phase, Query};
@@ -113,7 +114,8 @@ impl Scheduler {
         now: Duration,
     ) {
         let site = Site::Worker(life);
-        let Holdings { running, sealed, queries } = holdings;
+        let Holdings { running, sealed, queries, cached } = holdings;
+        let cached: BTreeSet<_> = cached.iter().map(CachedReport::key).collect();
         let running: BTreeSet<_> = running.into_iter().collect();
         let mut sealed: BTreeMap<_, _> = sealed.into_iter().collect();
         let Some(state) = self.sites.states.get_mut(&site) else { return };
@@ -130,7 +132,7 @@ impl Scheduler {
             }
         }
         for id in self.queries.keys().copied().collect::<Vec<_>>() {
-            self.change(id, now, |query| query.compare(site, &running, &mut sealed, now));
+            self.change(id, now, |query| query.compare(site, &running, &mut sealed, &cached, now));
         }
         self.drop_strangers(site, running, sealed.into_keys().collect());
     }
@@ -168,6 +170,14 @@ impl Query {
         self.find(id.task).is_some_and(|(s, p)| self.is_sealed(s, p, id.attempt, site))
     }
 
+    /// Returns whether an output is a partition of a cached table that is among these.
+    fn is_kept_there(&self, stage: usize, partition: usize, kept: &BTreeSet<CachedKey>) -> bool {
+        self.stages[stage].node.cached.as_ref().is_some_and(|cached| {
+            let (table, epoch) = (Arc::clone(&cached.table), cached.epoch);
+            kept.contains(&CachedKey { table, epoch, partition })
+        })
+    }
+
     /// Compares what a site was thought to run and hold with what it says. Outputs of finishes
     /// that were not heard of are taken in.
     fn compare(
@@ -175,6 +185,7 @@ impl Query {
         site: Site,
         running: &BTreeSet<TaskAttempt>,
         sealed: &mut BTreeMap<TaskAttempt, TaskOutput>,
+        cached: &BTreeSet<CachedKey>,
         now: Duration,
     ) -> Result<(), QueryFailure> {
         for stage in 0..self.stages.len() {
@@ -188,7 +199,9 @@ impl Query {
                 match (is_running, sealed.get_mut(&id)) {
                     (true, Some(output)) => self.seal(id, site, std::mem::take(output), now),
                     (true, None) if !running.contains(&id) => self.lose_attempt(id, site, now)?,
-                    (false, None) => self.lose_output(id, now),
+                    (false, None) if !self.is_kept_there(stage, partition, cached) => {
+                        self.lose_output(id, now);
+                    }
                     _ => {}
                 }
             }

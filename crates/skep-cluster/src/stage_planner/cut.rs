@@ -1,8 +1,10 @@
 //! The walk that cuts: from the leaves up, a fragment grows until its rows must move.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{internal_datafusion_err, internal_err};
 use datafusion::error::Result;
 use datafusion::physical_expr::{Partitioning, PhysicalExpr};
@@ -19,6 +21,7 @@ use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMerge
 use datafusion::physical_plan::{
     ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, ReplaceChildrenOptions,
 };
+use skep_engine::{CacheScanExec, HostedTable};
 
 use super::joins::{emits_build_rows, partitioned, without_shared_filter};
 use super::reads::is_read_whole;
@@ -27,7 +30,8 @@ use super::scans::{pinned, widened};
 use super::stage::{Place, Stage, StagePlan};
 use super::subqueries::Scope;
 use super::travel::{Home, home_of_leaf, runs_whole, stays};
-use crate::exchange::plan::{Exchange, ExchangeReadExec, Output};
+use crate::cache::{ClusterTable, TableUse};
+use crate::exchange::plan::{CachedTarget, Exchange, ExchangeReadExec, Output};
 use crate::ids::StageId;
 
 /// What the planner is told about the cluster.
@@ -64,11 +68,51 @@ impl StagePlanner {
     /// If DataFusion refuses a plan that was changed, or a stage does not give its operators the
     /// order and distribution that they need: rather no answer than a wrong one.
     pub fn plan(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<StagePlan> {
-        let mut cutter = Cutter { options: &self.options, stages: Vec::new(), scopes: Vec::new() };
+        let mut cutter = Cutter::new(&self.options);
         let root = cutter.cut(plan)?;
         cutter.end_stage(root, Output::Result { in_order: false })?;
         read_in_order(&mut cutter.stages);
-        Ok(StagePlan { stages: cutter.stages })
+        Ok(cutter.finish())
+    }
+
+    /// Cuts the plan that makes a cached table: the outputs of the last stage are its partitions.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan).
+    pub fn plan_cached(
+        &self,
+        plan: &Arc<dyn ExecutionPlan>,
+        target: Arc<CachedTarget>,
+    ) -> Result<StagePlan> {
+        let name: Arc<str> = target.shape.name.as_str().into();
+        let mut cutter = Cutter::new(&self.options);
+        let mut root = cutter.cut(plan)?;
+        if root.is_at_home_on_coordinator() {
+            root = cutter.exchange(root, Output::Forward, Exchange::Forward)?;
+        }
+        root.home = Home::Workers;
+        cutter.end_stage(root, Output::Cached(target))?;
+        let mut cut = cutter.finish();
+        for stage in &mut cut.stages {
+            stage.lineage_of.get_or_insert_with(|| Arc::clone(&name));
+        }
+        Ok(cut)
+    }
+
+    /// Cuts a plan so that all of it runs in one task on the coordinator, but what makes the cached
+    /// tables that it reads.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan).
+    pub fn plan_whole(&self, plan: &Arc<dyn ExecutionPlan>, why: String) -> Result<StagePlan> {
+        let mut cutter = Cutter::new(&self.options);
+        let mut root = cutter.whole(plan, why)?;
+        if matches!(root.home, Home::Anywhere) {
+            root = cutter.gather(root, None)?;
+        }
+        cutter.end_stage(root, Output::Result { in_order: false })?;
+        read_in_order(&mut cutter.stages);
+        Ok(cutter.finish())
     }
 }
 
@@ -92,10 +136,45 @@ struct Cutter<'a> {
     options: &'a StageOptions,
     stages: Vec<Stage>,
     scopes: Vec<Scope>,
+    tables: Vec<TableUse>,
 }
 
-impl Cutter<'_> {
+impl<'a> Cutter<'a> {
+    fn new(options: &'a StageOptions) -> Self {
+        Self { options, stages: Vec::new(), scopes: Vec::new(), tables: Vec::new() }
+    }
+
+    fn finish(self) -> StagePlan {
+        StagePlan { stages: self.stages, tables: self.tables }
+    }
+
+    /// Puts the stages that make a cached table before those that read it, once.
+    fn table_of(&mut self, scan: &CacheScanExec) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let Some(table) = cluster_table(scan) else { return Ok(None) };
+        let known = self.tables.iter().find(|known| Arc::ptr_eq(&known.table, &table));
+        let offset = match known {
+            Some(known) => known.offset,
+            None => {
+                let offset = self.stages.len();
+                for stage in &table.stages().stages {
+                    self.stages.push(shifted(stage, offset)?);
+                }
+                self.tables.push(TableUse { offset, table: Arc::clone(&table) });
+                offset
+            }
+        };
+        let last = offset + table.stages().stages.len() - 1;
+        let producer = u32::try_from(last);
+        let producer = producer.map_err(|_error| internal_datafusion_err!("too many stages"))?;
+        Ok(Some(Arc::new(scan.of_producer(producer))))
+    }
+
     fn cut(&mut self, plan: &Arc<dyn ExecutionPlan>) -> Result<Fragment> {
+        if let Some(scan) = plan.downcast_ref::<CacheScanExec>()
+            && let Some(plan) = self.table_of(scan)?
+        {
+            return Ok(Fragment { plan, home: Home::Workers });
+        }
         if plan.children().is_empty() {
             return Ok(Fragment { home: home_of_leaf(plan.as_ref()), plan: pinned(plan) });
         }
@@ -130,6 +209,14 @@ impl Cutter<'_> {
     /// Keeps a subtree together, in one task on the coordinator.
     fn whole(&mut self, plan: &Arc<dyn ExecutionPlan>, why: String) -> Result<Fragment> {
         let home = Home::Coordinator(why);
+        let plan = Arc::clone(plan).transform_up(|node| {
+            let bound = match node.downcast_ref::<CacheScanExec>() {
+                Some(scan) => self.table_of(scan)?,
+                None => None,
+            };
+            Ok(bound.map_or_else(|| Transformed::no(node), Transformed::yes))
+        });
+        let plan = &plan.data()?;
         let partitioning = plan.output_partitioning().clone();
         if partitioning.partition_count() <= 1 {
             return Ok(Fragment { plan: Arc::clone(plan), home });
@@ -360,6 +447,46 @@ impl Cutter<'_> {
         self.stages.push(Stage::new(id, plan, output, place));
         Ok(id)
     }
+}
+
+/// Returns the table of a scan, if the workers keep it.
+fn cluster_table(scan: &CacheScanExec) -> Option<Arc<ClusterTable>> {
+    let table: Arc<dyn Any + Send + Sync> = Arc::<dyn HostedTable>::clone(scan.hosted_table()?);
+    table.downcast().ok()
+}
+
+/// Returns a stage as it is in a query in which `offset` others come before all that it knows.
+///
+/// # Errors
+/// If DataFusion cannot put its plan together again.
+pub fn shifted(stage: &Stage, offset: usize) -> Result<Stage> {
+    if offset == 0 {
+        return Ok(stage.clone());
+    }
+    let offset = u32::try_from(offset);
+    let offset = offset.map_err(|_error| internal_datafusion_err!("too many stages"))?;
+    let plan = Arc::clone(&stage.plan).transform_up(|node| {
+        if let Some(read) = node.downcast_ref::<ExchangeReadExec>() {
+            let (id, tasks) = (StageId(read.producer().0 + offset), read.producer_tasks());
+            let (exchange, properties) = (read.exchange().clone(), Arc::clone(read.properties()));
+            let moved = ExchangeReadExec::new(id, tasks, exchange, properties);
+            return Ok(Transformed::yes(Arc::new(moved) as Arc<dyn ExecutionPlan>));
+        }
+        if let Some(scan) = node.downcast_ref::<CacheScanExec>()
+            && let Some(producer) = scan.producer()
+        {
+            let moved = scan.of_producer(producer + offset);
+            return Ok(Transformed::yes(Arc::new(moved) as Arc<dyn ExecutionPlan>));
+        }
+        Ok(Transformed::no(node))
+    });
+    let mut stage = stage.clone();
+    stage.plan = plan.data()?;
+    stage.id = StageId(stage.id.0 + offset);
+    for input in &mut stage.inputs {
+        input.producer = StageId(input.producer.0 + offset);
+    }
+    Ok(stage)
 }
 
 /// Stops each partition at the rows that a reader of all wants at most.

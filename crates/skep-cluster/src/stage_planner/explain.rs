@@ -11,7 +11,8 @@ use super::stage::{Place, Stage, StagePlan};
 /// The same plan gives the same text.
 pub fn explain(plan: &StagePlan) -> String {
     let mut text = String::new();
-    for stage in &plan.stages {
+    // What makes cached tables is no part of the query, as long as they are kept.
+    for stage in plan.stages.iter().filter(|stage| stage.lineage_of.is_none()) {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{}", headline(stage));
         let tree = displayable(stage.plan.as_ref()).indent(false).to_string();

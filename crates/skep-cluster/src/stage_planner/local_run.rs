@@ -129,10 +129,13 @@ impl LocalRun {
             _ => {
                 let (plan, output) = (Arc::clone(&stage.plan), stage.output.clone());
                 let task_count = stage.task_count;
-                (TaskContext::from(&state), DecodedStage { plan, output, task_count })
+                (
+                    TaskContext::from(&state),
+                    DecodedStage { plan, output, task_count, lineage_of: None },
+                )
             }
         };
-        let DecodedStage { plan, output, task_count } = decoded;
+        let DecodedStage { plan, output, task_count, .. } = decoded;
         let config = context.session_config().clone();
         let config = config.with_extension(Arc::new(TaskInputs(source)));
         let context = context.with_session_config(config);

@@ -44,7 +44,7 @@ mod local_run;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use cut::{StageOptions, StagePlanner};
+pub use cut::{StageOptions, StagePlanner, shifted};
 pub use explain::{explain, headline};
 pub use rejoin::rejoin;
 pub use remake::{Remake, Resume, minds_batches, remakes, resume};

@@ -13,9 +13,11 @@ use datafusion::physical_plan::joins::{
 use datafusion::physical_plan::scalar_subquery::ScalarSubqueryExec;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use skep_engine::CacheScanExec;
 
 use super::stage::{Pattern, StageInput};
-use crate::exchange::plan::ExchangeReadExec;
+use crate::exchange::plan::{Exchange, ExchangeReadExec};
+use crate::ids::StageId;
 
 /// Returns an entry for each reading leaf of a stage's plan, in the plan's order.
 pub fn inputs(plan: &Arc<dyn ExecutionPlan>) -> Vec<StageInput> {
@@ -51,6 +53,20 @@ fn walk(
             producer_tasks: read.producer_tasks(),
             exchange: read.exchange().clone(),
             partitions: read.properties().output_partitioning().partition_count(),
+            tasks,
+            pattern,
+        });
+        return;
+    }
+    if let Some(scan) = plan.downcast_ref::<CacheScanExec>()
+        && let Some(producer) = scan.producer()
+    {
+        let partitions = scan.properties().output_partitioning().partition_count();
+        found.push(StageInput {
+            producer: StageId(producer),
+            producer_tasks: partitions,
+            exchange: Exchange::Forward,
+            partitions,
             tasks,
             pattern,
         });

@@ -37,9 +37,11 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec, WindowUDFExpr};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use skep_engine::CacheScanExec;
 
 use super::stage::Stage;
 use crate::exchange::plan::{Exchange, ExchangeReadExec, Output};
+use crate::ids::StageId;
 
 /// What a task's rows are when it runs again, on inputs that are the same rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -178,7 +180,7 @@ fn of_output(class: Class, stage: &Stage) -> Class {
         Output::RoundRobin { .. } => class.at_least(Remake::Other),
         Output::Broadcast if class.drifts => class.at_least(Remake::Other),
         Output::Broadcast | Output::Gather | Output::Merge | Output::Forward => class,
-        Output::Result { .. } => class,
+        Output::Result { .. } | Output::Cached(_) => class,
     }
 }
 
@@ -201,6 +203,11 @@ fn class_of(plan: &Arc<dyn ExecutionPlan>, known: &[Class], reads_in_order: bool
     if let Some(read) = plan.downcast_ref::<ExchangeReadExec>() {
         return of_read(read, known, reads_in_order);
     }
+    if let Some(scan) = plan.downcast_ref::<CacheScanExec>()
+        && let Some(producer) = scan.producer()
+    {
+        return of_one_producer(StageId(producer), known);
+    }
     let children = plan.children();
     let is_wide = children.iter().any(|child| child.output_partitioning().partition_count() > 1);
     let inputs = children.iter().map(|child| class_of(child, known, reads_in_order));
@@ -213,6 +220,15 @@ fn class_of(plan: &Arc<dyn ExecutionPlan>, known: &[Class], reads_in_order: bool
         true => class.at_least(Remake::Other),
         false => class,
     }
+}
+
+/// A partition of a cached table is one producer's rows.
+fn of_one_producer(producer: StageId, known: &[Class]) -> Class {
+    let producer = usize::try_from(producer.0).ok().and_then(|id| known.get(id));
+    let Some(producer) = producer else { return SAME.at_least(Remake::Other) };
+    // Its keeper skips batches; who reads it from elsewhere gets all.
+    let remake = producer.remake.min(Remake::Reordered);
+    Class { remake, drifts: producer.drifts, is_cut_otherwise: true }
 }
 
 /// Rows of one producer come as they were written, those of several as they come, or one producer

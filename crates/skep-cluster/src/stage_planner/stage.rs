@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 
+use crate::cache::TableUse;
 use crate::exchange::plan::{Exchange, ExchangePart, Output};
 use crate::ids::StageId;
 
@@ -16,6 +17,8 @@ use crate::ids::StageId;
 pub struct StagePlan {
     /// The stages, leaves first.
     pub stages: Vec<Stage>,
+    /// The cached tables that it reads; those that these are made from are theirs.
+    pub tables: Vec<TableUse>,
 }
 
 impl StagePlan {
@@ -40,6 +43,8 @@ pub struct Stage {
     pub output: Output,
     /// Who may run it.
     pub place: Place,
+    /// Of a stage that makes a cached table, how messages call it.
+    pub lineage_of: Option<Arc<str>>,
 }
 
 impl Stage {
@@ -56,7 +61,7 @@ impl Stage {
     ) -> Self {
         let task_count = plan.output_partitioning().partition_count();
         let inputs = super::reads::inputs(&plan);
-        Self { id, plan, task_count, inputs, output, place }
+        Self { id, plan, task_count, inputs, output, place, lineage_of: None }
     }
 }
 

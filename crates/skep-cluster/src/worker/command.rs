@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use datafusion::execution::TaskContext;
 
-use crate::ids::{QueryId, StageId};
+use crate::ids::{Epoch, QueryId, StageId};
 use crate::scheduler::{Launch, Site, TaskAttempt, TaskFailure, TaskOutput};
 use crate::stage_planner::Stage;
 
@@ -32,6 +32,13 @@ pub enum Command {
     Release(Vec<TaskAttempt>),
     /// Stops a query's attempts, drops its outputs and plans.
     DropQuery(QueryId),
+    /// Drops what is kept of one content of a cached table; who reads it reads on.
+    EndContent {
+        /// How stores call the table.
+        table: Arc<str>,
+        /// Which content of it.
+        epoch: Epoch,
+    },
 }
 
 /// What the tasks of a stage run.

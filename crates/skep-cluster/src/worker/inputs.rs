@@ -13,22 +13,25 @@ use std::sync::{Arc, OnceLock};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::compute::BatchCoalescer;
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::internal_err;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{EmptyRecordBatchStream, ExecutionPlan};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use skep_engine::{CachedRows, CachedSource, RowsWanted, StoreFailure};
 
 use super::arrivals::Arrivals;
 use super::copies::Copies;
+use crate::cache::kept::{KeptPartitions, store_key};
 use crate::error::Error;
-use crate::exchange::fetch::{Arrival, Fetcher, RemoteOutput, TaskFetcher};
+use crate::exchange::fetch::{Arrival, CachedColumns, Fetcher, RemoteOutput, TaskFetcher};
 use crate::exchange::plan::{ExchangePart, ExchangeSource};
 use crate::ids::StageId;
-use crate::scheduler::{FetchFault, Site, Source, TaskAttempt};
+use crate::scheduler::{CachedKey, FetchFault, Site, Source, TaskAttempt};
 use crate::stage_planner;
-use crate::store::{PartitionKey, PartitionStore, data_bytes};
+use crate::store::{PartitionKey, PartitionStore, Readers, data_bytes};
 
 /// Where sites are: HOST:PORT of each.
 pub(super) type Peers = HashMap<Site, String>;
@@ -74,6 +77,8 @@ pub(super) struct AttemptInputs {
     shares: AtomicBool,
     /// Made when the first output of another site is opened.
     task_fetcher: OnceLock<Arc<dyn TaskFetcher>>,
+    remote_bytes: Arc<AtomicU64>,
+    kept: Arc<KeptPartitions>,
 }
 
 impl AttemptInputs {
@@ -83,7 +88,7 @@ impl AttemptInputs {
         peers: Arc<Peers>,
         mut sources: Vec<Source>,
         fetcher: Arc<dyn Fetcher>,
-        (copies, arrivals): (Arc<Copies>, Arc<Arrivals>),
+        (copies, arrivals, kept): (Arc<Copies>, Arc<Arrivals>, Arc<KeptPartitions>),
     ) -> Self {
         sources.sort_unstable_by_key(place);
         let remote = sources.iter().filter(|source| source.site != site);
@@ -101,6 +106,8 @@ impl AttemptInputs {
             arrivals,
             shares: AtomicBool::new(false),
             task_fetcher: OnceLock::new(),
+            remote_bytes: Arc::default(),
+            kept,
         }
     }
 
@@ -134,6 +141,11 @@ impl AttemptInputs {
     /// Returns the bytes of what was opened of this site's own, and of what came from others.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Returns the bytes that came from others.
+    pub(super) fn remote_bytes(&self) -> u64 {
+        self.remote_bytes.load(Ordering::Relaxed)
     }
 
     /// Reads the producers of every part that is opened from now on one after the other, and for a
@@ -171,7 +183,7 @@ impl AttemptInputs {
             return self.local(source, part.output);
         }
         let is_shared = part.is_for_all && self.shares.load(Ordering::Relaxed);
-        let batches = self.remote(idx, part.output, schema, (context, is_shared))?;
+        let batches = self.remote(idx, part.output, schema, None, (context, is_shared))?;
         Ok(if is_shared { self.shared(idx, schema, batches) } else { batches })
     }
 
@@ -181,6 +193,7 @@ impl AttemptInputs {
         idx: usize,
         output: usize,
         schema: &SchemaRef,
+        cached: Option<CachedColumns>,
         (context, is_shared): (&TaskContext, bool),
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         let Source { producer, site, .. } = self.sources[idx];
@@ -190,10 +203,13 @@ impl AttemptInputs {
         };
         let fetcher =
             self.task_fetcher.get_or_init(|| self.fetcher.for_task(context.memory_pool()));
-        let wanted = RemoteOutput { address, producer, output, start_batch: 0, is_growing: false };
-        let bytes = Arc::clone(&self.bytes);
+        let wanted =
+            RemoteOutput { address, producer, output, start_batch: 0, is_growing: false, cached };
+        let (bytes, remote_bytes) = (Arc::clone(&self.bytes), Arc::clone(&self.remote_bytes));
         let count = move |batch: &RecordBatch| {
-            bytes.fetch_add(data_bytes(batch) as u64, Ordering::Relaxed);
+            let came = data_bytes(batch) as u64;
+            bytes.fetch_add(came, Ordering::Relaxed);
+            remote_bytes.fetch_add(came, Ordering::Relaxed);
         };
         let schema = Arc::clone(schema);
         let fetched = if is_shared {
@@ -279,6 +295,49 @@ impl ExchangeSource for AttemptInputs {
         };
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)))
     }
+}
+
+impl CachedSource for AttemptInputs {
+    fn open(&self, wanted: RowsWanted<'_>, context: &TaskContext) -> Result<CachedRows> {
+        let RowsWanted { shape, producer, partition, projection, schema } = wanted;
+        let sought = (StageId(producer), partition);
+        let idx = self.sources.partition_point(|at| place(at) < sought);
+        let Some(source) = self.sources.get(idx).filter(|at| place(at) == sought) else {
+            return internal_err!("nobody keeps partition {partition} of \"{}\"", shape.name);
+        };
+        let key = CachedKey { table: Arc::clone(&shape.key), epoch: shape.epoch, partition };
+        let (producer, site) = (source.producer, source.site);
+        if site != self.site {
+            let cached = CachedColumns { key, columns: projection.to_vec() };
+            let rows = self.remote(idx, 0, schema, Some(cached), (context, false))?;
+            return Ok(plain(schema, rows));
+        }
+        match self.store.read(&store_key(&key), 0) {
+            Ok(reader) => {
+                self.bytes.fetch_add(reader.counts().bytes, Ordering::Relaxed);
+                let (store, summary) = (self.store.clone(), self.kept.summary(&key));
+                let failure: StoreFailure = Arc::new(move |error| {
+                    if let Error::PartitionDamaged { partition, .. } = &error {
+                        store.release([partition], Readers::Finish);
+                    }
+                    local_error(producer, site, error)
+                });
+                Ok(CachedRows::Kept { reader, summary, failure })
+            }
+            Err(Error::PartitionNotFound { .. }) => {
+                // Made for this query alone, or dropped.
+                let rows = self.local(source, 0)?;
+                let columns = projection.to_vec();
+                let rows = rows.map(move |batch| Ok(batch?.project(&columns)?));
+                Ok(plain(schema, rows.boxed()))
+            }
+            Err(error) => Err(local_error(producer, site, error)),
+        }
+    }
+}
+
+fn plain(schema: &SchemaRef, rows: BoxStream<'static, Result<RecordBatch>>) -> CachedRows {
+    CachedRows::Plain(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(schema), rows)))
 }
 
 /// Cuts rows into batches of one size, however they were cut before: joins give rows of equal keys

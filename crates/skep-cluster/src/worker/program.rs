@@ -13,6 +13,7 @@ use datafusion::execution::TaskContext;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::physical_plan::ExecutionPlan;
 use parking_lot::Mutex;
+use skep_engine::CachedInputs;
 
 use super::command::{EncodedStage, StageProgram, TaskOutcome};
 use super::failure;
@@ -51,6 +52,13 @@ pub trait StageDecoder: fmt::Debug + Send + Sync + 'static {
     ) -> skep_engine::Error;
 }
 
+/// Where one attempt finds what it reads.
+#[derive(Debug, Clone)]
+pub(super) struct Inputs {
+    pub(super) exchange: TaskInputs,
+    pub(super) cached: CachedInputs,
+}
+
 /// What a site keeps of a stage whose plan arrived.
 #[derive(Debug)]
 pub(super) struct StageEntry {
@@ -76,6 +84,8 @@ pub(super) struct PreparedTask {
     pub(super) task_count: usize,
     pub(super) output: Output,
     pub(super) context: Arc<TaskContext>,
+    /// Of a stage that makes a cached table, how messages call it.
+    pub(super) lineage_of: Option<String>,
     /// Which of the plan's figures are this task's.
     pub(super) scope: Scope,
     /// Keeps others from resetting what a live plan shares while it runs.
@@ -100,7 +110,7 @@ impl StageEntry {
     pub(super) async fn prepare(
         &self,
         attempt: TaskAttempt,
-        inputs: TaskInputs,
+        inputs: Inputs,
         decoder: &dyn StageDecoder,
         runtime: &Arc<RuntimeEnv>,
     ) -> Result<PreparedTask, TaskOutcome> {
@@ -120,6 +130,7 @@ impl StageEntry {
                     task_count: stage.task_count,
                     output: stage.output.clone(),
                     context: context_of(live.context(), attempt, inputs),
+                    lineage_of: stage.lineage_of.as_deref().map(str::to_owned),
                     scope: Scope::Shared { partition, task_count: stage.task_count },
                     _lease: Some(lease),
                 })
@@ -131,7 +142,7 @@ impl StageEntry {
         &self,
         encoded: &EncodedStage,
         attempt: TaskAttempt,
-        inputs: TaskInputs,
+        inputs: Inputs,
         decoder: &dyn StageDecoder,
         runtime: &Arc<RuntimeEnv>,
     ) -> Result<PreparedTask, TaskOutcome> {
@@ -150,6 +161,7 @@ impl StageEntry {
             task_count: stage.task_count,
             output: stage.output,
             context: context_of(&base, attempt, inputs),
+            lineage_of: stage.lineage_of,
             scope: Scope::Own,
             _lease: None,
         })
@@ -184,8 +196,10 @@ impl QueryContext {
 }
 
 /// Makes the context of one attempt: that of the query, with the attempt's own inputs.
-fn context_of(base: &TaskContext, attempt: TaskAttempt, inputs: TaskInputs) -> Arc<TaskContext> {
-    let config = base.session_config().clone().with_extension(Arc::new(inputs));
+fn context_of(base: &TaskContext, attempt: TaskAttempt, inputs: Inputs) -> Arc<TaskContext> {
+    let Inputs { exchange, cached } = inputs;
+    let config = base.session_config().clone();
+    let config = config.with_extension(Arc::new(exchange)).with_extension(Arc::new(cached));
     Arc::new(TaskContext::new(
         Some(attempt.to_string()),
         base.session_id(),

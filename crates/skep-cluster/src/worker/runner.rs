@@ -34,6 +34,7 @@ use super::inputs::{Peers, output_key};
 use super::program::{QueryContext, StageDecoder, StageEntry};
 use super::site::TaskSite;
 use super::task::{Services, Task};
+use crate::cache::kept::KeptPartitions;
 use crate::exchange::fetch::Fetcher;
 use crate::ids::{QueryId, StageId};
 use crate::membership::WorkerLoad;
@@ -133,7 +134,8 @@ impl TaskRunner {
             running: HashMap::new(),
             queries: HashMap::new(),
         };
-        let services = Arc::new(Services { config, store, runtime, fetcher, decoder });
+        let kept = Arc::new(KeptPartitions::new(store.clone()));
+        let services = Arc::new(Services { config, store, runtime, fetcher, decoder, kept });
         let shared = Arc::new(Shared { services, reports, state: Mutex::new(state) });
         (Arc::new(Self { shared, handle: Handle::current() }), receiver)
     }
@@ -164,6 +166,7 @@ impl TaskSite for TaskRunner {
             Command::Cancel(attempts) => self.shared.cancel(&attempts),
             Command::Release(outputs) => self.shared.forget_outputs(&outputs),
             Command::DropQuery(query) => self.shared.drop_query(query),
+            Command::EndContent { table, epoch } => self.shared.services.kept.end(&table, epoch),
         }
     }
 
@@ -177,7 +180,8 @@ impl TaskSite for TaskRunner {
         let known = state.queries.keys().copied();
         let queries: BTreeSet<QueryId> =
             known.chain(running.iter().map(|attempt| attempt.task.query)).collect();
-        Holdings { running, sealed, queries: queries.into_iter().collect() }
+        let cached = self.shared.services.kept.list();
+        Holdings { running, sealed, queries: queries.into_iter().collect(), cached }
     }
 
     fn heartbeat(&self) -> Heartbeat {
@@ -186,9 +190,10 @@ impl TaskSite for TaskRunner {
             memory_bytes: runtime.memory_pool.reserved() as u64,
             stored_bytes: store.held_bytes(),
         };
+        let cached = self.shared.services.kept.usage();
         let state = self.shared.state.lock();
         let fed = state.running.iter().filter(|(_, running)| running.arrivals.is_complete());
-        Heartbeat { load, has_inputs: fed.map(|(attempt, _)| *attempt).collect() }
+        Heartbeat { load, has_inputs: fed.map(|(attempt, _)| *attempt).collect(), cached }
     }
 
     fn begin_life(&self, site: Site) {
@@ -202,6 +207,8 @@ impl TaskSite for TaskRunner {
             }
             std::mem::take(&mut state.queries)
         };
+        // Who comes back as another is not known to have any of it.
+        self.shared.services.kept.clear();
         // Not the end of the queries' leases: they may go on, and give this life tasks as well.
         for query in queries.into_values() {
             self.shared.services.store.release(&query.copies.keys(), Readers::Abort);

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use datafusion::common::internal_datafusion_err;
 use datafusion::error::DataFusionError;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::physical_plan::coop::make_cooperative;
 use datafusion::physical_plan::metrics::Time;
 use futures::TryStreamExt;
+use skep_engine::{CachedInputs, PartitionSummary, as_cached, cache_partition, check_sources};
 
 use super::arrivals::Arrivals;
 use super::command::TaskOutcome;
@@ -15,12 +18,13 @@ use super::failure;
 use super::inputs::{AttemptInputs, Peers};
 use super::metrics;
 use super::output::{OutputWriter, Waiting};
-use super::program::{PreparedTask, StageDecoder, StageEntry};
+use super::program::{Inputs, PreparedTask, StageDecoder, StageEntry};
 use super::runner::RunnerConfig;
+use crate::cache::kept::KeptPartitions;
 use crate::exchange::fetch::Fetcher;
 use crate::exchange::plan::{Output, TaskInputs};
-use crate::scheduler::{Site, Source, TaskAttempt, TaskOutput};
-use crate::store::{PartitionStore, StorageLevel, WriterKey, WriterSpec};
+use crate::scheduler::{CachedKey, CachedReport, Site, Source, TaskAttempt, TaskOutput};
+use crate::store::{PartitionCounts, PartitionStore, StorageLevel, WriterKey, WriterSpec};
 
 /// What attempts need of their site.
 #[derive(Debug)]
@@ -30,6 +34,8 @@ pub(super) struct Services {
     pub(super) runtime: Arc<RuntimeEnv>,
     pub(super) fetcher: Arc<dyn Fetcher>,
     pub(super) decoder: Arc<dyn StageDecoder>,
+    /// What this site keeps of cached tables.
+    pub(super) kept: Arc<KeptPartitions>,
 }
 
 /// One attempt to be run.
@@ -51,12 +57,16 @@ impl Task {
     pub(super) async fn run(self) -> TaskOutcome {
         let Self { services, attempt, site, sources, peers, stage, copies, arrivals } = self;
         let (store, fetcher) = (services.store.clone(), Arc::clone(&services.fetcher));
-        let inputs =
-            Arc::new(AttemptInputs::new(site, store, peers, sources, fetcher, (copies, arrivals)));
-        let source = TaskInputs(Arc::clone(&inputs) as _);
+        let kept = Arc::clone(&services.kept);
+        let shared = (copies, arrivals, kept);
+        let inputs = Arc::new(AttemptInputs::new(site, store, peers, sources, fetcher, shared));
+        let source = Inputs {
+            exchange: TaskInputs(Arc::clone(&inputs) as _),
+            cached: CachedInputs(Arc::clone(&inputs) as _),
+        };
         let decoder = services.decoder.as_ref();
-        let prepared = stage.prepare(attempt, source, decoder, &services.runtime).await;
-        let task = match prepared {
+        let prepare = || stage.prepare(attempt, source.clone(), decoder, &services.runtime);
+        let mut task = match prepare().await {
             Ok(task) => task,
             Err(outcome) => return outcome,
         };
@@ -65,10 +75,24 @@ impl Task {
             // What has left of the result may have to be made again as it was.
             inputs.read_in_order(&task.plan);
         }
-        match drive(&services, attempt, &task).await {
+        let mut made = making(&services, attempt, &task).await;
+        if let Ok(None) = made {
+            // There is no room for it here: it is made for this query alone, by a plan that has
+            // never run.
+            task = match prepare().await {
+                Ok(task) => task,
+                Err(outcome) => return outcome,
+            };
+            made = drive(&services, attempt, &task).await.map(Some);
+        }
+        let made = made.and_then(|output| {
+            output.ok_or_else(|| internal_datafusion_err!("a task without an output"))
+        });
+        match made {
             Ok(mut output) => {
                 let operators = metrics::collect(&task.plan, task.scope);
                 output.input_bytes = inputs.bytes();
+                output.remote_bytes = inputs.remote_bytes();
                 output.spilled_bytes += metrics::spilled_bytes(&operators);
                 TaskOutcome::Finished { output, operators }
             }
@@ -83,13 +107,85 @@ impl Task {
     }
 }
 
-/// Runs the plan to its end and seals what it gave.
+/// Makes the output of a task; `None` if it was to be kept for later queries and there is no room.
+async fn making(
+    services: &Services,
+    attempt: TaskAttempt,
+    task: &PreparedTask,
+) -> Result<Option<TaskOutput>, DataFusionError> {
+    let Output::Cached(target) = &task.output else {
+        check_sources_of(task).await?;
+        return drive(services, attempt, task).await.map(Some);
+    };
+    let key = target.key(attempt.task.partition);
+    if let Some((counts, summary)) = services.kept.find(&key) {
+        return kept_output(&services.kept, &key, &counts, &summary).map(Some);
+    }
+    check_sources_of(task).await?;
+    if !services.kept.is_welcome(&key) {
+        return Ok(None);
+    }
+    let CachedKey { table, epoch, partition } = key.clone();
+    let spec = WriterSpec {
+        key: WriterKey::Cached { table, epoch, partition },
+        schema: Arc::clone(&target.shape.schema),
+        output_count: 1,
+        level: target.level,
+    };
+    let rows = task.plan.execute(task.partition, Arc::clone(&task.context))?;
+    let pool = task.context.memory_pool();
+    match cache_partition(&services.store, spec, pool, make_cooperative(rows)).await {
+        Ok(Some(summary)) => services.kept.add(key.clone(), Arc::new(summary)),
+        Ok(None) => {
+            services.kept.refuse(key);
+            return Ok(None);
+        }
+        // Another query was faster.
+        Err(error) if is_known_already(&error) => {}
+        Err(error) => return Err(error),
+    }
+    match services.kept.find(&key) {
+        Some((counts, summary)) => kept_output(&services.kept, &key, &counts, &summary).map(Some),
+        // Dropped for want of room as soon as it was there.
+        None => Ok(None),
+    }
+}
+
+/// What a task that makes a cached table reads must be as it was when the table was cached.
+async fn check_sources_of(task: &PreparedTask) -> Result<(), DataFusionError> {
+    let Some(table) = &task.lineage_of else { return Ok(()) };
+    Ok(check_sources(&task.plan, &task.context, table).await?)
+}
+
+fn is_known_already(error: &DataFusionError) -> bool {
+    matches!(crate::Error::find(error), Some(crate::Error::AlreadySealed { .. }))
+}
+
+fn kept_output(
+    kept: &KeptPartitions,
+    key: &CachedKey,
+    counts: &PartitionCounts,
+    summary: &PartitionSummary,
+) -> Result<TaskOutput, DataFusionError> {
+    Ok(TaskOutput {
+        rows: counts.rows,
+        bytes: vec![counts.bytes],
+        cached: Some(kept.report(key, counts, summary.to_bytes()?.into())),
+        ..TaskOutput::default()
+    })
+}
+
+/// Runs the plan to its end and seals what it gave, for this query.
 async fn drive(
     services: &Services,
     attempt: TaskAttempt,
     task: &PreparedTask,
 ) -> Result<TaskOutput, DataFusionError> {
-    let schema = task.plan.schema();
+    let target = match &task.output {
+        Output::Cached(target) => Some(target),
+        _ => None,
+    };
+    let schema = target.map_or_else(|| task.plan.schema(), |it| Arc::clone(&it.shape.schema));
     let output_count = task.output.partition_count();
     let mut writer = services.store.writer(WriterSpec {
         key: writer_key(attempt),
@@ -110,7 +206,8 @@ async fn drive(
         max_bytes: services.config.max_waiting_bytes,
     };
     let pool = task.context.memory_pool();
-    let mut output = OutputWriter::new(writer, schema, output_count, partitioner, waiting, pool);
+    let mut output =
+        OutputWriter::new(writer, Arc::clone(&schema), output_count, partitioner, waiting, pool);
     if is_result {
         output.let_flow();
     }
@@ -118,15 +215,30 @@ async fn drive(
     // A plan that is always ready would never let a cancel through.
     let mut stream = make_cooperative(stream);
     while let Some(batch) = stream.try_next().await? {
+        let batch = if target.is_some() { as_cached(batch, &schema)? } else { batch };
         output.write(batch).await?;
     }
     drop(stream);
     let (counts, spilled_bytes) = output.seal().await?;
+    let cached = target.map(|target| {
+        let CachedKey { table, epoch, partition } = target.key(partition);
+        CachedReport {
+            table,
+            epoch,
+            partition,
+            is_kept: false,
+            summary: Bytes::new(),
+            memory_bytes: 0,
+            disk_bytes: 0,
+            rows: 0,
+        }
+    });
     Ok(TaskOutput {
         rows: counts.iter().map(|counts| counts.rows).sum(),
         bytes: counts.iter().map(|counts| counts.bytes).collect(),
-        input_bytes: 0,
         spilled_bytes,
+        cached,
+        ..TaskOutput::default()
     })
 }
 

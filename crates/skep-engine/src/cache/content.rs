@@ -18,6 +18,8 @@ use skep_store::{PartitionKey, PartitionReader, PartitionStore, Readers, WriterK
 use tokio::sync::Mutex;
 
 use super::build::{self, Kept};
+use super::definitions::fingerprint;
+use super::hosted::{CachedShape, HostedTable};
 use super::level::CacheLevel;
 use super::lineage::{Lineage, Run};
 use super::summary::PartitionSummary;
@@ -39,6 +41,13 @@ pub(crate) struct Content {
     /// The columns whose values decide the partition.
     pub(super) clustered: Option<Vec<usize>>,
     pub(super) store: PartitionStore,
+    /// Who keeps the partitions, if it is not this process.
+    hosted: Option<Arc<dyn HostedTable>>,
+    shape: Arc<CachedShape>,
+    /// Tells its lineage from others, if somebody else keeps the partitions.
+    pub(super) fingerprint: u64,
+    /// Into how many partitions its plan was cut.
+    pub(super) width: usize,
     pool: Arc<dyn MemoryPool>,
     pub(super) lineage: Lineage,
     epochs: Arc<AtomicU64>,
@@ -81,12 +90,11 @@ struct Slot {
 /// What a content is made of.
 #[derive(Debug)]
 pub(super) struct ContentParts {
-    pub(super) name: String,
-    pub(super) key: Arc<str>,
-    pub(super) schema: SchemaRef,
+    pub(super) shape: Arc<CachedShape>,
     pub(super) level: CacheLevel,
-    pub(super) clustered: Option<Vec<usize>>,
     pub(super) store: PartitionStore,
+    pub(super) hosted: Option<Arc<dyn HostedTable>>,
+    pub(super) width: usize,
     pub(super) lineage: Lineage,
     pub(super) epochs: Arc<AtomicU64>,
 }
@@ -100,7 +108,12 @@ pub(super) struct KeptPartition {
 
 impl Content {
     pub(super) fn new(parts: ContentParts) -> Arc<Self> {
-        let ContentParts { name, key, schema, level, clustered, store, lineage, epochs } = parts;
+        let ContentParts { shape, level, store, hosted, width, lineage, epochs } = parts;
+        let fingerprint = match hosted {
+            Some(_) => fingerprint(&lineage, &shape.schema, shape.partition_count),
+            None => 0,
+        };
+        let CachedShape { name, key, schema, clustered, .. } = shape.as_ref().clone();
         let pool = Arc::clone(&lineage.context().runtime_env().memory_pool);
         let first = Generation::new(&epochs, lineage.partition_count());
         Arc::new(Self {
@@ -110,6 +123,10 @@ impl Content {
             level,
             clustered,
             store,
+            hosted,
+            shape,
+            fingerprint,
+            width,
             pool,
             lineage,
             epochs,
@@ -123,7 +140,25 @@ impl Content {
     }
 
     pub(crate) fn partition_count(&self) -> usize {
-        self.lineage.partition_count()
+        self.shape.partition_count
+    }
+
+    /// Returns what scans have to know.
+    pub(super) fn shape(&self) -> Arc<CachedShape> {
+        Arc::clone(&self.shape)
+    }
+
+    /// Returns who keeps the partitions, if it is not this process.
+    pub(super) fn hosted(&self) -> Option<&Arc<dyn HostedTable>> {
+        self.hosted.as_ref()
+    }
+
+    /// Returns what is known of all partitions, if it is.
+    pub(super) fn summaries(&self) -> Option<Vec<Arc<PartitionSummary>>> {
+        match &self.hosted {
+            Some(table) => table.summaries(),
+            None => self.current().summaries(),
+        }
     }
 
     /// Whether partitions are made one by one.
@@ -141,6 +176,9 @@ impl Content {
     /// Whatever keeps them from being made; not that there is no room for them.
     pub(crate) async fn fill(self: &Arc<Self>) -> Result<()> {
         self.begin();
+        if let Some(table) = &self.hosted {
+            return table.fill().await;
+        }
         if !self.is_narrow() {
             return self.make_all().await.map(drop);
         }
@@ -163,6 +201,9 @@ impl Content {
     /// from the lineage.
     pub(crate) fn end(&self) {
         self.is_ended.store(true, Ordering::SeqCst);
+        if let Some(table) = &self.hosted {
+            table.end();
+        }
         let epoch = self.current().epoch;
         self.store.end_epoch(&self.key, epoch, Readers::Finish);
     }
@@ -174,7 +215,10 @@ impl Content {
 
     /// Returns whether nobody wanted its rows yet.
     pub(super) fn is_unused(&self) -> bool {
-        !self.is_used.load(Ordering::SeqCst)
+        match &self.hosted {
+            Some(table) => !table.is_used(),
+            None => !self.is_used.load(Ordering::SeqCst),
+        }
     }
 
     fn is_ended(&self) -> bool {

@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering;
 use async_trait::async_trait;
 use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use skep_store::Usage;
 
 use super::content::Content;
+use super::hosted::HostedFigures;
 use super::tables::{CachedTable, CachedTables};
 use crate::access::Principal;
 use crate::catalog::SystemTables;
@@ -60,9 +60,9 @@ impl SystemTables for CacheReport {
         let count = |get: &dyn Fn(&Content) -> i64| -> ArrayRef {
             Arc::new(Int64Array::from_iter_values(contents.iter().map(|content| get(content))))
         };
-        let usages = self.usages(&contents);
-        let used = |get: &dyn Fn(&Usage) -> i64| -> ArrayRef {
-            Arc::new(Int64Array::from_iter_values(usages.iter().map(get)))
+        let figures = self.figures(&contents);
+        let used = |get: &dyn Fn(&HostedFigures) -> u64| -> ArrayRef {
+            Arc::new(Int64Array::from_iter_values(figures.iter().map(|it| get(it) as i64)))
         };
         let clustered = contents.iter().map(|content| clustered_by(content));
         let rows = contents.iter().map(|content| row_count(content));
@@ -72,14 +72,14 @@ impl SystemTables for CacheReport {
             text(&|table| table.options.level.to_string()),
             Arc::new(clustered.collect::<StringArray>()),
             count(&|content| content.partition_count() as i64),
-            used(&|usage| usage.partitions as i64),
+            used(&|figures| figures.cached_partitions),
             Arc::new(rows.collect::<Int64Array>()),
-            used(&|usage| usage.memory_bytes as i64),
-            used(&|usage| usage.disk_bytes as i64),
-            count(&|content| content.counters.hits.load(Ordering::Relaxed) as i64),
-            count(&|content| content.counters.passed.load(Ordering::Relaxed) as i64),
-            count(&|content| content.counters.rebuilt.load(Ordering::Relaxed) as i64),
-            text(&|_| HERE.to_owned()),
+            used(&|figures| figures.memory_bytes),
+            used(&|figures| figures.disk_bytes),
+            used(&|figures| figures.hits),
+            used(&|figures| figures.passed),
+            used(&|figures| figures.rebuilt),
+            Arc::new(StringArray::from_iter_values(figures.iter().map(|it| &it.keepers))),
         ];
         let batch = RecordBatch::try_new(schema(), columns).map_err(|error| Error::Internal {
             message: format!("the rows of {CACHED_TABLES}: {error}"),
@@ -90,11 +90,24 @@ impl SystemTables for CacheReport {
 }
 
 impl CacheReport {
-    fn usages(&self, contents: &[Arc<Content>]) -> Vec<Usage> {
+    fn figures(&self, contents: &[Arc<Content>]) -> Vec<HostedFigures> {
         let tables = self.0.opened_store().map(|store| store.stats().tables).unwrap_or_default();
         let of_content = |content: &Arc<Content>| {
+            if let Some(table) = content.hosted() {
+                return table.figures();
+            }
             let key = (Arc::clone(&content.key), content.current().epoch);
-            tables.get(&key).copied().unwrap_or_default()
+            let usage = tables.get(&key).copied().unwrap_or_default();
+            let counters = &content.counters;
+            HostedFigures {
+                cached_partitions: usage.partitions as u64,
+                memory_bytes: usage.memory_bytes as u64,
+                disk_bytes: usage.disk_bytes,
+                hits: counters.hits.load(Ordering::Relaxed),
+                passed: counters.passed.load(Ordering::Relaxed),
+                rebuilt: counters.rebuilt.load(Ordering::Relaxed),
+                keepers: HERE.to_owned(),
+            }
         };
         contents.iter().map(of_content).collect()
     }
@@ -107,7 +120,7 @@ fn clustered_by(content: &Content) -> Option<String> {
 }
 
 fn row_count(content: &Content) -> Option<i64> {
-    let summaries = content.current().summaries()?;
+    let summaries = content.summaries()?;
     Some(summaries.iter().map(|summary| summary.row_count as i64).sum())
 }
 

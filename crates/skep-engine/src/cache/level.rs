@@ -58,7 +58,7 @@ const fn level(name: &'static str, level: StorageLevel, replicas: usize) -> Cach
 
 impl CacheLevel {
     /// Returns where the store may keep a partition.
-    pub(crate) fn storage(self) -> StorageLevel {
+    pub fn storage(self) -> StorageLevel {
         self.level
     }
 

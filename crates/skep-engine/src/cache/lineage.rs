@@ -68,22 +68,7 @@ impl Lineage {
     pub(crate) fn new(plan: Arc<dyn ExecutionPlan>, context: Arc<TaskContext>) -> DfResult<Self> {
         let plan = plan.transform_up(|node| Ok(pinned(node))).data()?;
         let plan = plan.transform_up(|node| Ok(unpinned(node))).data()?;
-        let mut sources: Vec<Source> = Vec::new();
-        plan.apply(|node| {
-            if let Some((_, config)) = file_scan(node) {
-                for file in config.file_groups.iter().flat_map(|group| group.iter()) {
-                    let (store, meta) = (config.object_store_url.clone(), file.object_meta.clone());
-                    // A file that is read in pieces is one file.
-                    let is_known = sources.last().is_some_and(|last| {
-                        last.store == store && last.meta.location == meta.location
-                    });
-                    if !is_known {
-                        sources.push(Source { store, meta });
-                    }
-                }
-            }
-            Ok(TreeNodeRecursion::Continue)
-        })?;
+        let sources = sources_of(&plan)?;
         let is_narrow = is_narrow(&plan)?;
         Ok(Self { plan, context, sources, is_narrow })
     }
@@ -94,6 +79,16 @@ impl Lineage {
 
     pub(crate) fn context(&self) -> &Arc<TaskContext> {
         &self.context
+    }
+
+    /// Returns what makes the partitions.
+    pub(crate) fn plan(&self) -> &Arc<dyn ExecutionPlan> {
+        &self.plan
+    }
+
+    /// Says which files it reads, and how they were.
+    pub(crate) fn sources_text(&self) -> String {
+        format!("{:?}", self.sources)
     }
 
     /// Returns an instance of the plan that has never run: operators keep what they did.
@@ -112,22 +107,69 @@ impl Lineage {
     /// [`Error::File`] naming the first that changed or is gone, [`Error::Unavailable`] if its store
     /// does not answer.
     pub(crate) async fn check_sources(&self, table: &str) -> Result<()> {
-        let runtime = self.context.runtime_env();
-        // Futures of owned parts: borrowed ones would not be provably sendable.
-        let checks: Vec<_> = self
-            .sources
-            .iter()
-            .cloned()
-            .map(|source| {
-                let (store, table) = (runtime.object_store(&source.store), table.to_owned());
-                async move {
-                    let store = store.map_err(Error::from)?;
-                    source.check(store.head(&source.meta.location).await, &table)
-                }
-            })
-            .collect();
-        futures::stream::iter(checks).buffer_unordered(CONCURRENCY).try_collect::<()>().await
+        check_all(&self.sources, &self.context, table).await
     }
+}
+
+/// Looks whether the files that a plan reads for a cached table are as they were when it was planned.
+///
+/// # Errors
+/// [`Error::File`] naming the first that changed or is gone, [`Error::Unavailable`] if its store
+/// does not answer.
+pub async fn check_sources(
+    plan: &Arc<dyn ExecutionPlan>,
+    context: &TaskContext,
+    table: &str,
+) -> Result<()> {
+    check_all(&sources_of(plan)?, context, table).await
+}
+
+async fn check_all(sources: &[Source], context: &TaskContext, table: &str) -> Result<()> {
+    let runtime = context.runtime_env();
+    // Futures of owned parts: borrowed ones would not be provably sendable.
+    let checks: Vec<_> = sources
+        .iter()
+        .cloned()
+        .map(|source| {
+            let (store, table) = (runtime.object_store(&source.store), table.to_owned());
+            async move {
+                let store = store.map_err(Error::from)?;
+                source.check(store.head(&source.meta.location).await, &table)
+            }
+        })
+        .collect();
+    futures::stream::iter(checks).buffer_unordered(CONCURRENCY).try_collect::<()>().await
+}
+
+fn sources_of(plan: &Arc<dyn ExecutionPlan>) -> DfResult<Vec<Source>> {
+    let mut sources: Vec<Source> = Vec::new();
+    plan.apply(|node| {
+        if let Some((_, config)) = file_scan(node) {
+            for file in config.file_groups.iter().flat_map(|group| group.iter()) {
+                let (store, meta) = (config.object_store_url.clone(), file.object_meta.clone());
+                // A file that is read in pieces is one file.
+                let is_known = sources
+                    .last()
+                    .is_some_and(|last| last.store == store && last.meta.location == meta.location);
+                if !is_known {
+                    sources.push(Source { store, meta });
+                }
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(sources)
+}
+
+/// Returns whether a plan reads a table that others keep.
+///
+/// # Errors
+/// Never; DataFusion's walk could.
+pub(super) fn reads_hosted(plan: &Arc<dyn ExecutionPlan>) -> DfResult<bool> {
+    plan.exists(|node| {
+        let scan = node.downcast_ref::<CacheScanExec>();
+        Ok(scan.is_some_and(|scan| scan.hosted_table().is_some()))
+    })
 }
 
 impl Source {

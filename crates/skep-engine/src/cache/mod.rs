@@ -24,11 +24,15 @@ mod substitute;
 // How rows are kept.
 mod encode;
 mod summary;
+mod summary_wire;
 // Where they come from, and where they are.
 mod build;
 mod content;
+mod definitions;
+mod hosted;
 mod lineage;
 mod open;
+mod through;
 // How they are read.
 mod provider;
 mod prune;
@@ -42,7 +46,15 @@ mod tests;
 
 pub(crate) use canonical::providers_of;
 pub(crate) use clustering::ChooseClustering;
+pub(crate) use definitions::{CachedDefinition, DefinitionFile};
 pub(crate) use describe::CacheReport;
+pub use hosted::{
+    CacheHost, CachedInputs, CachedRows, CachedShape, CachedSource, HostedFigures, HostedParts,
+    HostedTable, RowsWanted, StoreFailure, as_cached, cache_partition, decode_cached,
+};
 pub use level::{CacheLevel, CacheOptions, ClusterBy};
+pub use lineage::check_sources;
+pub use scan::{CacheScanExec, CacheScanParts};
 pub(crate) use substitute::SubstituteCached;
-pub(crate) use tables::{CacheLease, CacheName, CacheRequest, CachedTables, StoreSlot};
+pub use summary::PartitionSummary;
+pub(crate) use tables::{CacheLease, CacheName, CacheRequest, CachedTables, Hosting, StoreSlot};

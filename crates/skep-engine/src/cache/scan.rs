@@ -6,9 +6,9 @@ use std::sync::Arc;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::compute::BatchCoalescer;
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::common::Statistics;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Statistics, internal_err};
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
@@ -32,10 +32,12 @@ use datafusion::physical_plan::{
     ReplaceChildrenOptions, StatisticsArgs,
 };
 use futures::{Stream, StreamExt, TryStreamExt};
+use skep_store::PartitionReader;
 use tokio::sync::OnceCell;
 
 use super::build::fitted;
 use super::content::{Content, KeptPartition};
+use super::hosted::{CachedInputs, CachedRows, CachedShape, HostedTable, RowsWanted, StoreFailure};
 use super::open::{Opened, Pin};
 use super::prune::wanted;
 use super::select::{Conditions, is_total};
@@ -47,8 +49,11 @@ use super::tables::CachedTables;
 /// Shape: the projected columns as they were cached; the partitions of the plan that was cached, or
 /// those that it is clustered into.
 #[derive(Debug, Clone)]
-pub(crate) struct CacheScanExec {
-    content: Arc<Content>,
+pub struct CacheScanExec {
+    shape: Arc<CachedShape>,
+    /// Where the plan was made.
+    content: Option<Arc<Content>>,
+    rows: Rows,
     projection: Arc<[usize]>,
     schema: SchemaRef,
     /// Over the content's columns. Batches in which it finds nothing are skipped; those of its
@@ -59,11 +64,45 @@ pub(crate) struct CacheScanExec {
     is_filter: bool,
     /// Filters that operators above find while they run, over the projected columns.
     dynamic_filters: Vec<Arc<dyn PhysicalExpr>>,
-    pin: Arc<OnceCell<Pin>>,
     /// What was known of the partitions at planning, all of them.
     known: Option<Arc<Known>>,
+    /// Batches that the filter does not skip, and all, as far as they were known at planning.
+    batches: Option<(usize, usize)>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
+}
+
+/// Where the rows are.
+#[derive(Debug, Clone)]
+enum Rows {
+    /// In the store of this process.
+    Here { content: Arc<Content>, pin: Arc<OnceCell<Pin>> },
+    /// With others. A task finds them through its [`CachedInputs`].
+    Hosted {
+        /// Not where the plan arrived from elsewhere.
+        table: Option<Arc<dyn HostedTable>>,
+        /// What the query calls the making of the table.
+        producer: Option<u32>,
+    },
+}
+
+/// All that a scan of a hosted table is, so that it can travel.
+#[derive(Debug, Clone)]
+pub struct CacheScanParts {
+    /// The table.
+    pub shape: Arc<CachedShape>,
+    /// What the query calls the making of the table.
+    pub producer: u32,
+    /// The columns that are read.
+    pub projection: Vec<usize>,
+    /// What is asked for, over all columns.
+    pub filter: Option<Arc<dyn PhysicalExpr>>,
+    /// Whether operators above rely on that.
+    pub is_filter: bool,
+    /// What operators above find, over the projected columns.
+    pub dynamic_filters: Vec<Arc<dyn PhysicalExpr>>,
+    /// Of how many batches the filter wants how many, as far as that was known.
+    pub batches: Option<(usize, usize)>,
 }
 
 /// What is known of the rows before they are read.
@@ -97,32 +136,115 @@ impl CacheScanExec {
         projection: Vec<usize>,
         filter: Option<Arc<dyn PhysicalExpr>>,
     ) -> Result<Self> {
-        let schema = Arc::new(content.schema.project(&projection)?);
-        let pin = Pin::ready(content);
-        let known = match pin.as_ref().and_then(Pin::summaries) {
+        let shape = content.shape();
+        let (rows, summaries) = match content.hosted() {
+            Some(table) => {
+                let summaries = table.summaries();
+                (Rows::Hosted { table: Some(Arc::clone(table)), producer: None }, summaries)
+            }
+            None => {
+                let (content, pin) = (Arc::clone(content), Pin::ready(content));
+                let summaries = pin.as_ref().and_then(Pin::summaries);
+                (Rows::Here { content, pin: Arc::new(OnceCell::new_with(pin)) }, summaries)
+            }
+        };
+        let known = match summaries {
             Some(summaries) => {
-                Some(Arc::new(known(content, &projection, filter.as_ref(), &summaries)?))
+                Some(Arc::new(known(&shape, &projection, filter.as_ref(), &summaries)?))
             }
             None => None,
         };
-        let conditions = Conditions::of(filter.as_ref(), &projection, &content.schema)?;
+        let mut scan = Self::over(shape, rows, projection, filter)?;
+        scan.batches = known.as_ref().map(|known| (known.wanted_count, known.batch_count));
+        scan.known = known;
+        scan.content = Some(Arc::clone(content));
+        Ok(scan)
+    }
+
+    /// Makes a scan out of what travelled.
+    ///
+    /// # Errors
+    /// If there is no such column.
+    pub fn from_parts(parts: CacheScanParts) -> Result<Self> {
+        let CacheScanParts {
+            shape,
+            producer,
+            projection,
+            filter,
+            is_filter,
+            dynamic_filters,
+            batches,
+        } = parts;
+        let rows = Rows::Hosted { table: None, producer: Some(producer) };
+        let scan = Self::over(shape, rows, projection, filter)?;
+        Ok(Self { is_filter, dynamic_filters, batches, ..scan })
+    }
+
+    /// Returns all that the scan is, if it is of a hosted table whose making has a name.
+    pub fn parts(&self) -> Option<CacheScanParts> {
+        Some(CacheScanParts {
+            shape: Arc::clone(&self.shape),
+            producer: self.producer()?,
+            projection: self.projection.to_vec(),
+            filter: self.filter.clone(),
+            is_filter: self.is_filter,
+            dynamic_filters: self.dynamic_filters.clone(),
+            batches: self.batches,
+        })
+    }
+
+    /// Returns the table, if others keep it.
+    pub fn hosted_table(&self) -> Option<&Arc<dyn HostedTable>> {
+        match &self.rows {
+            Rows::Hosted { table, .. } => table.as_ref(),
+            Rows::Here { .. } => None,
+        }
+    }
+
+    /// Returns what the query calls the making of a hosted table.
+    pub fn producer(&self) -> Option<u32> {
+        match &self.rows {
+            Rows::Hosted { producer, .. } => *producer,
+            Rows::Here { .. } => None,
+        }
+    }
+
+    /// Returns the scan in a query that calls the making of the table `producer`.
+    pub fn of_producer(&self, producer: u32) -> Self {
+        let mut scan = self.clone();
+        if let Rows::Hosted { producer: known, .. } = &mut scan.rows {
+            *known = Some(producer);
+        }
+        scan
+    }
+
+    fn over(
+        shape: Arc<CachedShape>,
+        rows: Rows,
+        projection: Vec<usize>,
+        filter: Option<Arc<dyn PhysicalExpr>>,
+    ) -> Result<Self> {
+        let schema = Arc::new(shape.schema.project(&projection)?);
+        let conditions = Conditions::of(filter.as_ref(), &projection, &shape.schema)?;
         let properties = PlanProperties::new(
             EquivalenceProperties::new(Arc::clone(&schema)),
-            partitioning(content, &projection, &schema),
+            partitioning(&shape, &projection, &schema),
             EmissionType::Incremental,
             Boundedness::Bounded,
         )
         .with_scheduling_type(SchedulingType::Cooperative);
         Ok(Self {
-            content: Arc::clone(content),
+            shape,
+            content: None,
+            rows,
             projection: projection.into(),
             schema,
             filter,
             conditions: Arc::new(conditions),
             is_filter: false,
             dynamic_filters: Vec::new(),
-            pin: Arc::new(OnceCell::new_with(pin)),
-            known,
+            known: None,
+            batches: None,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
         })
@@ -130,27 +252,39 @@ impl CacheScanExec {
 
     /// The same scan for another query: pinned to nothing yet.
     pub(super) fn unpinned(&self) -> Self {
-        Self { pin: Arc::new(OnceCell::new()), known: None, ..self.clone() }
+        let mut scan = Self { known: None, batches: None, ..self.clone() };
+        if let Rows::Here { pin, .. } = &mut scan.rows {
+            *pin = Arc::new(OnceCell::new());
+        }
+        scan
     }
 
     /// Returns whether each partition is the same whenever it is read.
     pub(super) fn is_narrow(&self) -> bool {
-        self.content.is_narrow()
+        self.shape.is_narrow
     }
 
     /// Opens a partition. Whichever way its rows come, the conditions are applied to them.
     async fn open(
         self,
         partition: usize,
-        batch_size: usize,
+        context: Arc<TaskContext>,
         counts: Counts,
     ) -> Result<SendableRecordBatchStream> {
-        let pin = self.pin.get_or_try_init(|| Pin::new(&self.content)).await?;
+        let (content, pin) = match &self.rows {
+            Rows::Here { content, pin } => (Arc::clone(content), Arc::clone(pin)),
+            Rows::Hosted { .. } => return self.open_hosted(partition, &context, counts),
+        };
+        let batch_size = context.session_config().batch_size();
+        let pin = pin.get_or_try_init(|| Pin::new(&content)).await?;
         match pin.open(partition).await? {
-            Opened::Kept(kept) => Ok(self.read(kept, batch_size, counts)),
+            Opened::Kept(KeptPartition { reader, summary }) => {
+                let failure: StoreFailure = Arc::new(move |error| content.unreadable(error).into());
+                Ok(self.read(reader, Some(&summary), failure, (batch_size, counts)))
+            }
             Opened::Passing(rows) => {
                 counts.passing_partitions.add(1);
-                let (all, projection) = (Arc::clone(&self.content.schema), self.projection);
+                let (all, projection) = (Arc::clone(&content.schema), self.projection);
                 let (conditions, schema) = (self.conditions, Arc::clone(&self.schema));
                 let rows = rows.map(move |batch| {
                     let batch = fitted(batch?, &all)?.project(&projection)?;
@@ -162,22 +296,60 @@ impl CacheScanExec {
         }
     }
 
+    fn open_hosted(
+        self,
+        partition: usize,
+        context: &TaskContext,
+        counts: Counts,
+    ) -> Result<SendableRecordBatchStream> {
+        let inputs = context.session_config().get_extension::<CachedInputs>();
+        let (Some(inputs), Some(producer)) = (inputs, self.producer()) else {
+            return internal_err!("a scan of \"{}\" runs outside of a task", self.shape.name);
+        };
+        let batch_size = context.session_config().batch_size();
+        let wanted = RowsWanted {
+            shape: &self.shape,
+            producer,
+            partition,
+            projection: &self.projection,
+            schema: &self.schema,
+        };
+        match inputs.0.open(wanted, context)? {
+            CachedRows::Kept { reader, summary, failure } => {
+                Ok(self.read(reader, summary.as_deref(), failure, (batch_size, counts)))
+            }
+            CachedRows::Plain(rows) => {
+                counts.passing_partitions.add(1);
+                let conditions = self.conditions;
+                let rows = rows.map(move |batch| conditions.of_projected(batch?));
+                let schema = Arc::clone(&self.schema);
+                let rows = gathered(rows, schema, batch_size, counts.baseline);
+                Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema, rows)))
+            }
+        }
+    }
+
     fn read(
         self,
-        kept: KeptPartition,
-        batch_size: usize,
-        counts: Counts,
+        reader: PartitionReader,
+        summary: Option<&PartitionSummary>,
+        failure: StoreFailure,
+        (batch_size, counts): (usize, Counts),
     ) -> SendableRecordBatchStream {
-        let KeptPartition { reader, summary } = kept;
-        let wanted = self.wanted(&summary);
-        let skipped = wanted.iter().filter(|is_wanted| !**is_wanted).count();
-        counts.skipped_batches.add(skipped);
-        let reader = reader.only(wanted.into());
+        let reader = match summary {
+            Some(summary) => {
+                let wanted = self.wanted(summary);
+                let skipped = wanted.iter().filter(|is_wanted| !**is_wanted).count();
+                counts.skipped_batches.add(skipped);
+                reader.only(wanted.into())
+            }
+            None => reader,
+        };
         let (projection, schema) = (self.projection, Arc::clone(&self.schema));
-        let (content, conditions) = (self.content, self.conditions);
+        let conditions = self.conditions;
         let time = counts.baseline.elapsed_compute().clone();
         let rows = reader.map(move |batch| {
-            let batch = batch.map_err(|error| content.unreadable(error))?;
+            let batch = batch.map_err(|error| failure(error))?;
             let _timer = time.timer();
             conditions.of_encoded(&batch, &projection, &schema)
         });
@@ -197,9 +369,13 @@ impl CacheScanExec {
                 all.push(condition);
             }
         }
-        let scan = Self::try_new(&self.content, self.projection.to_vec(), Some(conjunction(all)))?;
-        let Self { dynamic_filters, pin, metrics, .. } = self;
-        Ok(Self { is_filter: true, dynamic_filters, pin, metrics, ..scan })
+        let (projection, filter) = (self.projection.to_vec(), Some(conjunction(all)));
+        let scan = match &self.content {
+            Some(content) => Self::try_new(content, projection, filter)?,
+            None => Self::over(Arc::clone(&self.shape), self.rows.clone(), projection, filter)?,
+        };
+        let Self { dynamic_filters, rows, metrics, .. } = self;
+        Ok(Self { is_filter: true, dynamic_filters, rows, metrics, ..scan })
     }
 
     /// The same scan of rows that are clustered by these of the projected columns, if the plan is
@@ -216,11 +392,11 @@ impl CacheScanExec {
                 own.len() == wanted.len() && own.iter().all(|column| wanted.contains(column))
             })
         };
-        if is_wanted(&self.content) {
+        let Some(own) = self.content.as_ref().filter(|own| !is_wanted(own)) else {
             return Ok(None);
-        }
-        let others = tables.alternatives(&self.content);
-        let is_alike = |other: &&Arc<Content>| other.schema == self.content.schema;
+        };
+        let others = tables.alternatives(own);
+        let is_alike = |other: &&Arc<Content>| other.schema == own.schema;
         let Some(other) = others.iter().filter(is_alike).find(|other| is_wanted(other)) else {
             return Ok(None);
         };
@@ -232,7 +408,7 @@ impl CacheScanExec {
     /// Returns which batches of a partition may have rows that pass all filters.
     fn wanted(&self, summary: &PartitionSummary) -> Vec<bool> {
         let mut all = vec![true; summary.batch_count];
-        let schema = &self.content.schema;
+        let schema = &self.shape.schema;
         // What operators above found is in terms of the projected columns.
         let found = self.dynamic_filters.iter().filter_map(|filter| self.over_all(filter).ok());
         for filter in self.filter.iter().cloned().chain(found) {
@@ -249,7 +425,7 @@ impl CacheScanExec {
 impl CacheScanExec {
     /// Puts a filter over the projected columns in terms of all columns.
     fn over_all(&self, filter: &Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
-        let all = &self.content.schema;
+        let all = &self.shape.schema;
         let moved = Arc::clone(filter).transform(|expr| {
             let Some(column) = expr.downcast_ref::<Column>() else {
                 return Ok(Transformed::no(expr));
@@ -314,14 +490,14 @@ fn gathered(
 }
 
 fn known(
-    content: &Content,
+    shape: &CachedShape,
     projection: &[usize],
     filter: Option<&Arc<dyn PhysicalExpr>>,
     summaries: &[Arc<PartitionSummary>],
 ) -> Result<Known> {
     let total = Statistics::try_merge_iter(
         summaries.iter().map(|summary| &summary.statistics),
-        &content.schema,
+        &shape.schema,
     )?;
     let shown = |statistics: Statistics| {
         let projected = statistics.project(Some(&projection));
@@ -329,7 +505,7 @@ fn known(
         Arc::new(if filter.is_some() { projected.to_inexact() } else { projected })
     };
     let wanted_of = |summary: &Arc<PartitionSummary>| {
-        let wanted = filter.and_then(|filter| wanted(filter, &content.schema, summary));
+        let wanted = filter.and_then(|filter| wanted(filter, &shape.schema, summary));
         wanted.map_or(summary.batch_count, |all| all.iter().filter(|wanted| **wanted).count())
     };
     Ok(Known {
@@ -342,9 +518,9 @@ fn known(
 
 /// Returns how the rows are spread: by their values, if the table is clustered by columns that are
 /// all read.
-fn partitioning(content: &Content, projection: &[usize], schema: &SchemaRef) -> Partitioning {
-    let count = content.partition_count();
-    let columns = content.clustered.as_ref().and_then(|clustered| {
+fn partitioning(shape: &CachedShape, projection: &[usize], schema: &SchemaRef) -> Partitioning {
+    let count = shape.partition_count;
+    let columns = shape.clustered.as_ref().and_then(|clustered| {
         let of_column = |column: &usize| {
             let place = projection.iter().position(|projected| projected == column)?;
             Some(Arc::new(Column::new(schema.field(place).name(), place)) as Arc<dyn PhysicalExpr>)
@@ -362,26 +538,26 @@ impl DisplayAs for CacheScanExec {
         let names: Vec<&str> =
             self.schema.fields().iter().map(|field| field.name().as_str()).collect();
         if matches!(format, DisplayFormatType::TreeRender) {
-            writeln!(f, "table={}", self.content.name)?;
+            writeln!(f, "table={}", self.shape.name)?;
             return writeln!(f, "projection={}", names.join(", "));
         }
         write!(
             f,
             "CacheScanExec: table={}, partitions={}, projection=[{}]",
-            self.content.name,
-            self.content.partition_count(),
+            self.shape.name,
+            self.shape.partition_count,
             names.join(", ")
         )?;
-        if let Some(columns) = &self.content.clustered {
-            let name = |column: &usize| self.content.schema.field(*column).name().clone();
+        if let Some(columns) = &self.shape.clustered {
+            let name = |column: &usize| self.shape.schema.field(*column).name().clone();
             let names: Vec<String> = columns.iter().map(name).collect();
             write!(f, ", clustered_by=[{}]", names.join(", "))?;
         }
         if let Some(filter) = &self.filter {
             let what = if self.is_filter { "filter" } else { "pruning" };
             write!(f, ", {what}={filter}")?;
-            if let Some(known) = &self.known {
-                write!(f, ", batches={} of {}", known.wanted_count, known.batch_count)?;
+            if let Some((wanted, all)) = self.batches {
+                write!(f, ", batches={wanted} of {all}")?;
             }
         }
         for filter in &self.dynamic_filters {
@@ -458,9 +634,8 @@ impl ExecutionPlan for CacheScanExec {
         };
         let schema = Arc::clone(&self.schema);
         // Opened when first asked: by then the operators above have found their filters.
-        let batch_size = context.session_config().batch_size();
         let rows =
-            futures::stream::once(self.clone().open(partition, batch_size, counts)).try_flatten();
+            futures::stream::once(self.clone().open(partition, context, counts)).try_flatten();
         Ok(make_cooperative(Box::pin(RecordBatchStreamAdapter::new(schema, rows))))
     }
 

@@ -4,7 +4,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, AsArray, RecordBatch, UInt64Array};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, Statistics};
@@ -34,7 +34,7 @@ pub(crate) struct ColumnSummary {
 
 /// What is known of a partition.
 #[derive(Debug)]
-pub(crate) struct PartitionSummary {
+pub struct PartitionSummary {
     pub(crate) columns: Vec<ColumnSummary>,
     /// The rows of each batch.
     pub(crate) rows: ArrayRef,
@@ -43,6 +43,19 @@ pub(crate) struct PartitionSummary {
     /// Of the rows as queries see them; the bytes, too.
     pub(crate) statistics: Statistics,
     _memory: MemoryReservation,
+}
+
+impl PartitionSummary {
+    pub(super) fn from_parts(
+        columns: Vec<ColumnSummary>,
+        rows: ArrayRef,
+        statistics: Statistics,
+        row_count: usize,
+        memory: MemoryReservation,
+    ) -> Self {
+        let batch_count = rows.len();
+        Self { columns, rows, batch_count, row_count, statistics, _memory: memory }
+    }
 }
 
 /// Collects a [`PartitionSummary`] batch by batch.

@@ -19,16 +19,22 @@ use datafusion::physical_expr::{Partitioning, PhysicalExpr};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::repartition::RepartitionExec;
 use parking_lot::RwLock;
+use skep_store::ids::Epoch;
 use skep_store::{PartitionStore, StoreConfig};
 use tokio::sync::{Mutex, OnceCell};
+use tracing::info;
 
 use super::canonical::{Canonical, Kind, address_of, kind_of, providers_of};
 use super::content::{Content, ContentParts};
+use super::definitions::{CachedDefinition, DefinitionFile, Identity};
+use super::hosted::{CacheHost, CachedShape, HostedParts, HostedTable};
 use super::level::{CacheOptions, ClusterBy};
-use super::lineage::{Lineage, widened};
+use super::lineage::{Lineage, reads_hosted, widened};
+use super::through::ThroughExec;
 use crate::catalog::{PUBLIC, TEMP, ViewText};
 use crate::error::{Error, Result};
 use crate::optimizer;
+use crate::query::QueryExecutor;
 use crate::session::guard;
 
 /// The most partitions that a table has.
@@ -41,6 +47,20 @@ pub(crate) struct CachedTables {
     tables: RwLock<Vec<Arc<CachedTable>>>,
     epochs: Arc<AtomicU64>,
     ids: AtomicU64,
+    hosting: Hosting,
+    /// Waits for what the process before this one had.
+    finding: parking_lot::Mutex<Vec<SpawnedTask<()>>>,
+}
+
+/// What it takes to let others keep partitions.
+#[derive(Debug)]
+pub(crate) struct Hosting {
+    /// Who may keep partitions in place of this process.
+    pub(crate) host: Option<Arc<dyn CacheHost>>,
+    /// How what they keep is read by this process.
+    pub(crate) executor: Arc<dyn QueryExecutor>,
+    /// Where it is noted.
+    pub(crate) definitions: Arc<DefinitionFile>,
 }
 
 /// The name under which a table was cached.
@@ -79,15 +99,21 @@ pub(crate) struct CacheRequest {
     pub(crate) view: Option<ViewText>,
     pub(crate) options: CacheOptions,
     pub(crate) is_lazy: bool,
+    /// If it was cached by the process before this one, and somebody keeps it still.
+    pub(crate) identity: Option<Identity>,
 }
 
 impl CachedTables {
-    pub(crate) fn new(store: StoreSlot) -> Arc<Self> {
+    pub(crate) fn new(store: StoreSlot, hosting: Hosting) -> Arc<Self> {
+        let last_id = hosting.definitions.awaited.lock().iter().map(|it| it.identity.id).max();
+        let first_epoch = hosting.host.as_ref().map_or(1, |host| host.first_epoch());
         Arc::new(Self {
             store,
             tables: RwLock::default(),
-            epochs: Arc::new(AtomicU64::new(1)),
-            ids: AtomicU64::new(1),
+            epochs: Arc::new(AtomicU64::new(first_epoch)),
+            ids: AtomicU64::new(last_id.unwrap_or(0) + 1),
+            hosting,
+            finding: parking_lot::Mutex::default(),
         })
     }
 
@@ -184,10 +210,11 @@ impl CachedTables {
                 hint: Some(format!("UNCACHE TABLE {} comes first", table.name)),
             });
         }
-        let id = self.next_id();
-        let CacheRequest { name, owner, plan, view, options, is_lazy } = request;
-        let content = self.new_content(state, id, &name, &plan, &options).await?;
-        let filled = if is_lazy { Ok(()) } else { content.fill().await };
+        let id = request.identity.map_or_else(|| self.next_id(), |known| known.id);
+        let CacheRequest { name, owner, plan, view, options, is_lazy, identity } = request;
+        let content = self.new_content(state, (id, identity), &name, &plan, &options).await?;
+        let is_loaded = is_lazy || identity.is_some();
+        let filled = if is_loaded { Ok(()) } else { content.fill().await };
         if let Err(error) = filled {
             content.end();
             return Err(error);
@@ -206,15 +233,18 @@ impl CachedTables {
             content: RwLock::new(content),
             changing: Mutex::default(),
         });
-        let mut tables = self.tables.write();
-        let is_same = |other: &Arc<CachedTable>| {
-            other.canonical == table.canonical && other.options == table.options
-        };
-        match tables.iter().any(is_same) {
-            // Somebody else was faster.
-            true => table.content().end(),
-            false => tables.push(table),
+        {
+            let mut tables = self.tables.write();
+            let is_same = |other: &Arc<CachedTable>| {
+                other.canonical == table.canonical && other.options == table.options
+            };
+            match tables.iter().any(is_same) {
+                // Somebody else was faster.
+                true => table.content().end(),
+                false => tables.push(table),
+            }
         }
+        self.note();
         Ok(())
     }
 
@@ -222,6 +252,50 @@ impl CachedTables {
     pub(crate) fn uncache(&self, plan: &LogicalPlan) -> bool {
         let canonical = Canonical::of(plan);
         self.remove(|table| table.canonical == canonical)
+    }
+
+    /// Notes which tables of the catalog others keep.
+    fn note(&self) {
+        self.hosting.definitions.write(|| {
+            let tables = self.all();
+            let hosted = tables.iter().filter_map(|table| table.definition());
+            hosted.collect()
+        });
+    }
+
+    /// Looks for what the process before this one had others keep: `restore` is told of each table
+    /// that somebody keeps.
+    pub(crate) fn find_again<F, R>(&self, restore: R)
+    where
+        R: Fn(CachedDefinition) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let Some(host) = &self.hosting.host else { return };
+        let awaited = self.hosting.definitions.awaited.lock().clone();
+        let find = |definition: CachedDefinition| {
+            let name =
+                CacheName { schema: definition.schema.clone(), table: definition.table.clone() };
+            let Identity { id, epoch, .. } = definition.identity;
+            let (key, epoch): (Arc<str>, _) = (format!("{name}#{id}").into(), Epoch(epoch));
+            let found = host.expect(&key, epoch);
+            let (host, restore) = (Arc::clone(host), restore.clone());
+            let definitions = Arc::clone(&self.hosting.definitions);
+            SpawnedTask::spawn(async move {
+                let is_found = found.await;
+                // From now on it is noted as a table of this process, if it becomes one.
+                definitions.forget(&definition);
+                if is_found {
+                    match restore(definition.clone()).await {
+                        Ok(()) => info!(table = %name, "a cached table was found again"),
+                        Err(error) => info!(table = %name, %error, "a cached table is of no use"),
+                    }
+                }
+                // Of no meaning for one that was taken over.
+                host.give_up(&key, epoch);
+            })
+        };
+        let finding: Vec<_> = awaited.into_iter().map(find).collect();
+        self.finding.lock().extend(finding);
     }
 
     /// Takes out everything.
@@ -245,6 +319,9 @@ impl CachedTables {
         for table in &removed {
             table.content().end();
         }
+        if !removed.is_empty() {
+            self.note();
+        }
         !removed.is_empty()
     }
 
@@ -266,7 +343,7 @@ impl CachedTables {
         for table in self.all().into_iter().filter(is_meant) {
             let _one_at_a_time = table.changing.lock().await;
             let CachedTable { id, name, plan, options, .. } = table.as_ref();
-            let content = self.new_content(state, *id, name, plan, options).await?;
+            let content = self.new_content(state, (*id, None), name, plan, options).await?;
             if is_at_once && !table.is_lazy {
                 content.fill().await?;
             }
@@ -276,6 +353,7 @@ impl CachedTables {
             if !self.tables.read().iter().any(|known| known.id == *id) {
                 table.content().end();
             }
+            self.note();
         }
         Ok(())
     }
@@ -294,7 +372,7 @@ impl CachedTables {
             return Ok(table.content());
         }
         let CachedTable { id, name, plan, options, .. } = table;
-        let content = self.new_content(state, *id, name, plan, options).await?;
+        let content = self.new_content(state, (*id, None), name, plan, options).await?;
         // The query was planned with these columns.
         if content.schema != table.content().schema {
             return Ok(table.content());
@@ -315,7 +393,7 @@ impl CachedTables {
     async fn new_content(
         self: &Arc<Self>,
         state: &SessionState,
-        id: u64,
+        (id, identity): (u64, Option<Identity>),
         name: &CacheName,
         plan: &LogicalPlan,
         options: &CacheOptions,
@@ -329,28 +407,79 @@ impl CachedTables {
         let width = state.config().target_partitions();
         physical = widened(physical, width)?;
         let schema = content_schema(plan, &physical)?;
-        let mut clustered = None;
-        if let Some(cluster_by) = &options.cluster_by {
-            let (columns, count) = cluster_columns(cluster_by, &schema, width)?;
-            physical = clustered_plan(physical, &schema, &columns, count)?;
-            // Rows lie by the values that the plan gives, which queries see as these only if they
-            // are of the same types.
-            let is_as_seen = |column: &usize| {
-                physical.schema().field(*column).data_type() == schema.field(*column).data_type()
+        let clustering = match &options.cluster_by {
+            Some(cluster_by) => Some(cluster_columns(cluster_by, &schema, width)?),
+            None => None,
+        };
+        let context = state.task_ctx();
+        let lineage_of = |physical: Arc<dyn ExecutionPlan>| {
+            let physical = match &clustering {
+                Some((columns, count)) => clustered_plan(physical, &schema, columns, *count)?,
+                None => physical,
             };
-            clustered = columns.iter().all(is_as_seen).then_some(columns);
-        }
-        let lineage = Lineage::new(physical, state.task_ctx())?;
-        Ok(Content::new(ContentParts {
+            Ok::<_, Error>(Lineage::new(physical, Arc::clone(&context))?)
+        };
+        let mut lineage = lineage_of(Arc::clone(&physical))?;
+        // Rows lie by the values that the plan gives, which queries see as these only if they are of
+        // the same types.
+        let is_as_seen = |column: &usize| {
+            physical.schema().field(*column).data_type() == schema.field(*column).data_type()
+        };
+        let clustered = clustering.as_ref().map(|(columns, _count)| columns);
+        let clustered = clustered.filter(|columns| columns.iter().all(is_as_seen)).cloned();
+        let mut shape = CachedShape {
             name: name.to_string(),
             key: format!("{name}#{id}").into(),
-            schema,
-            level: options.level,
+            epoch: Epoch(match identity {
+                Some(known) => known.epoch,
+                None => self.epochs.fetch_add(1, Ordering::Relaxed),
+            }),
+            schema: Arc::clone(&schema),
             clustered,
+            partition_count: lineage.partition_count(),
+            is_narrow: lineage.is_narrow,
+        };
+        let hosted = self.host(&shape, options, &lineage)?;
+        if let Some(hosted) = &hosted {
+            shape = hosted.shape().as_ref().clone();
+        } else if reads_hosted(lineage.plan())? {
+            let executor = Arc::clone(&self.hosting.executor);
+            lineage = lineage_of(Arc::new(ThroughExec::new(physical, executor)))?;
+            shape.partition_count = lineage.partition_count();
+            shape.is_narrow = lineage.is_narrow;
+        }
+        let content = Content::new(ContentParts {
+            shape: Arc::new(shape),
+            level: options.level,
             store,
+            hosted,
+            width,
             lineage,
             epochs: Arc::clone(&self.epochs),
-        }))
+        });
+        match identity {
+            Some(known) if content.fingerprint != known.fingerprint => {
+                content.end();
+                Err(Error::plan("it is not made as it was"))
+            }
+            _ => Ok(content),
+        }
+    }
+
+    /// Finds somebody who keeps a content in place of this process.
+    fn host(
+        &self,
+        shape: &CachedShape,
+        options: &CacheOptions,
+        lineage: &Lineage,
+    ) -> Result<Option<Arc<dyn HostedTable>>> {
+        let Some(host) = &self.hosting.host else { return Ok(None) };
+        host.adopt(HostedParts {
+            shape: Arc::new(shape.clone()),
+            level: options.level,
+            plan: Arc::clone(lineage.plan()),
+            context: Arc::clone(lineage.context()),
+        })
     }
 }
 
@@ -417,6 +546,23 @@ fn clustered_plan(
 impl CachedTable {
     pub(crate) fn content(&self) -> Arc<Content> {
         Arc::clone(&self.content.read())
+    }
+
+    /// Returns what is noted of it, if others keep it and it is of the catalog.
+    fn definition(&self) -> Option<CachedDefinition> {
+        let content = self.content();
+        let hosted = content.hosted()?;
+        if self.owner.is_some() || self.name.schema == TEMP {
+            return None;
+        }
+        let identity = Identity {
+            id: self.id,
+            epoch: hosted.shape().epoch.0,
+            fingerprint: content.fingerprint,
+        };
+        let name = (self.name.schema.as_str(), self.name.table.as_str());
+        let (options, width) = (&self.options, content.width);
+        Some(CachedDefinition::new(name, options, self.is_lazy, width, identity))
     }
 
     /// Returns whether the content is that of a lazy table which nobody used yet: it is to have the

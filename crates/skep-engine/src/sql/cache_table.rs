@@ -14,7 +14,7 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use datafusion::sql::sqlparser::ast::ObjectName;
 
-use crate::cache::{CacheName, CacheOptions, CacheRequest, providers_of};
+use crate::cache::{CacheName, CacheOptions, CacheRequest, CachedDefinition, providers_of};
 use crate::catalog::{CATALOG, Definition, TEMP, TableEntry, TableOpener};
 use crate::error::{Error, Result};
 use crate::query::QueryStream;
@@ -33,7 +33,9 @@ impl Session {
         let id = self.inner.cache.tables.all().len() + 1;
         let name = CacheName { schema: TEMP.to_owned(), table: format!("dataframe_{id}") };
         let owner = Some(self.inner.cache.id);
-        let request = CacheRequest { name, owner, plan, view: None, options, is_lazy: false };
+        let is_lazy = false;
+        let (view, identity) = (None, None);
+        let request = CacheRequest { name, owner, plan, view, options, is_lazy, identity };
         self.inner.cache.tables.cache(&self.state(), request).await
     }
 
@@ -68,7 +70,8 @@ impl Session {
                 _ => None,
             };
             let is_lazy = cache.is_lazy;
-            let request = CacheRequest { name, owner, plan, view, options, is_lazy };
+            let request =
+                CacheRequest { name, owner, plan, view, options, is_lazy, identity: None };
             self.inner.cache.tables.cache(&state, request).await?;
             return Ok(command_done("CACHE TABLE"));
         };
@@ -90,14 +93,52 @@ impl Session {
         let name = CacheName { schema: TEMP.to_owned(), table: table.clone() };
         let owner = Some(self.inner.cache.id);
         let is_lazy = cache.is_lazy;
-        let request =
-            CacheRequest { name, owner, plan: plan.clone(), view: None, options, is_lazy };
+        let request = CacheRequest {
+            name,
+            owner,
+            plan: plan.clone(),
+            view: None,
+            options,
+            is_lazy,
+            identity: None,
+        };
         self.inner.cache.tables.cache(&state, request).await?;
         let provider = Arc::new(ViewTable::new(plan, Some(cache.text.clone())));
         let definition = Definition::Provider { provider, text: Some(cache.text) };
         let entry = Arc::new(TableEntry::new(definition, None));
         self.inner.catalog.add_temporary(&table, entry, false)?;
         Ok(command_done("CACHE TABLE"))
+    }
+
+    /// Caches a table of the catalog again that others still keep for the process before this one.
+    ///
+    /// # Errors
+    /// If it is not what it was.
+    pub(crate) async fn restore_cached(&self, definition: CachedDefinition) -> Result<()> {
+        let CachedDefinition { schema, table, is_lazy, width, identity, .. } = &definition;
+        let catalog = self.inner.catalog.persistent().snapshot()?;
+        let Some(entry) = catalog.table(schema, table) else {
+            return Err(Error::not_found("table", table, []));
+        };
+        let reference = TableReference::partial(schema.as_str(), table.as_str());
+        let plan = self.plan_of(&reference, entry).await?;
+        let view = match &entry.definition {
+            Definition::View(view) => Some(view.clone()),
+            _ => None,
+        };
+        let name = CacheName { schema: schema.clone(), table: table.clone() };
+        let request = CacheRequest {
+            name,
+            owner: None,
+            plan,
+            view,
+            options: definition.options()?,
+            is_lazy: *is_lazy,
+            identity: Some(*identity),
+        };
+        let mut state = self.state();
+        state.config_mut().options_mut().execution.target_partitions = *width;
+        self.inner.cache.tables.cache(&state, request).await
     }
 
     /// `UNCACHE TABLE`.

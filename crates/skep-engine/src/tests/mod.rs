@@ -89,9 +89,12 @@ async fn engine(
     system_tables: Option<Arc<dyn SystemTables>>,
 ) -> Engine {
     let runtime = build_runtime(&config, |pool| pool).unwrap();
-    Engine::open_with(config, EngineParts { runtime, executor, system_tables, store: None })
-        .await
-        .unwrap()
+    Engine::open_with(
+        config,
+        EngineParts { runtime, executor, system_tables, store: None, cache_host: None },
+    )
+    .await
+    .unwrap()
 }
 
 /// Runs a statement and returns each row as text.

@@ -107,6 +107,7 @@ impl Keyed for CoordinatorConfig {
         "scheduler.refusal_window" => scheduler.refusal_window: duration,
         "scheduler.quarantine" => scheduler.quarantine: duration,
         "scheduler.locality_wait" => scheduler.locality_wait: duration,
+        "scheduler.cached_locality_wait" => scheduler.cached_locality_wait: duration,
         "scheduler.locality_share_percent" => scheduler.locality_share_percent: number,
         "scheduler.locality_min_bytes" => scheduler.locality_min_bytes: whole,
         "scheduler.no_worker_timeout" => scheduler.no_worker_timeout: duration,

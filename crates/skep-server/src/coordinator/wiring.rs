@@ -88,6 +88,7 @@ impl Wiring {
             executor: coordinator.executor(),
             system_tables: Some(coordinator.system_tables()),
             store: Some(store),
+            cache_host: Some(coordinator.cache_host()),
         };
         let engine = Engine::open_with(config.engine.clone(), parts).await?;
         let coordinator = Mutex::new(Some(coordinator));

@@ -68,12 +68,12 @@ impl Traveller {
                 }
             };
             let decoded = decode_stage(&encoded.program, &settings).unwrap();
-            let DecodedStage { plan, output, task_count } = decoded;
+            let DecodedStage { plan, output, task_count, .. } = decoded;
             assert_eq!(write(&plan, &output, task_count).unwrap(), encoded.program);
             stage.plan = plan;
             stage.output = output;
         }
-        let plan = is_whole.then(|| rejoin(&StagePlan { stages }).unwrap());
+        let plan = is_whole.then(|| rejoin(&StagePlan { stages, tables: Vec::new() }).unwrap());
         plan.map(|plan| (plan, Arc::new(settings)))
     }
 }
@@ -137,7 +137,7 @@ async fn run_script(script: &Path, traveller: &Arc<Traveller>) {
     let executor = Arc::clone(traveller) as Arc<dyn QueryExecutor>;
     let engine = Engine::open_with(
         config,
-        EngineParts { runtime, executor, system_tables: None, store: None },
+        EngineParts { runtime, executor, system_tables: None, store: None, cache_host: None },
     )
     .await
     .unwrap();

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::cluster::{Network, Server, Worker, attempt, control_config, report, service_config};
 use super::members::{PlainMembers, Said};
 use crate::control::{ControlConfig, ControlState};
-use crate::ids::QueryId;
-use crate::scheduler::{Holdings, Site, TaskOutput};
+use crate::ids::{Epoch, QueryId};
+use crate::scheduler::{CachedReport, Holdings, Site, TaskOutput};
 
 struct Cluster {
     members: Arc<PlainMembers>,
@@ -28,11 +30,22 @@ async fn start_with(change: impl FnOnce(ControlConfig) -> ControlConfig) -> Clus
 }
 
 fn holdings() -> Holdings {
-    let output = TaskOutput { rows: 3, bytes: vec![10, 20], input_bytes: 5, spilled_bytes: 0 };
+    let output =
+        TaskOutput { rows: 3, bytes: vec![10, 20], input_bytes: 5, ..TaskOutput::default() };
     Holdings {
         running: vec![attempt(1), attempt(2)],
         sealed: vec![(attempt(0), output)],
         queries: vec![QueryId(1)],
+        cached: vec![CachedReport {
+            table: "t#1".into(),
+            epoch: Epoch(7),
+            partition: 2,
+            is_kept: true,
+            summary: Bytes::from_static(b"known"),
+            memory_bytes: 5,
+            disk_bytes: 0,
+            rows: 3,
+        }],
     }
 }
 

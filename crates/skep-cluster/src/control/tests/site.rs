@@ -6,8 +6,9 @@ use tokio::time::timeout;
 
 use super::cluster::report;
 use super::members::BOUND;
+use crate::ids::Epoch;
 use crate::membership::WorkerLoad;
-use crate::scheduler::{Heartbeat, Holdings, Site};
+use crate::scheduler::{CachedUsage, Heartbeat, Holdings, Site};
 use crate::worker::{Command, TaskSite};
 
 /// Something that a site was told.
@@ -25,7 +26,13 @@ pub(super) struct NotingSite {
 
 pub(super) fn beat() -> Heartbeat {
     let load = WorkerLoad { memory_bytes: 12, stored_bytes: 34 };
-    Heartbeat { load, has_inputs: vec![report(5).attempt] }
+    let cached = vec![CachedUsage {
+        table: "t#1".into(),
+        epoch: Epoch(3),
+        memory_bytes: 56,
+        disk_bytes: 78,
+    }];
+    Heartbeat { load, has_inputs: vec![report(5).attempt], cached }
 }
 
 impl NotingSite {

@@ -15,7 +15,7 @@ use super::identity::{
 use super::launch::{decode_launches, encode_launches};
 use crate::control::members::Refusal;
 use crate::error::{Error, Result};
-use crate::ids::{QueryId, StageId};
+use crate::ids::{Epoch, QueryId, StageId};
 use crate::membership::WorkerLife;
 use crate::scheduler::{Launch, Site, TaskAttempt, TaskFailure};
 use crate::worker::{Command, EncodedStage, StageProgram, TaskOutcome, TaskReport};
@@ -100,6 +100,10 @@ impl CommandEncoder {
                     self.unsent.retain(|(of, _), _| *of != query);
                     let dropped = proto::DropQuery { query: query.0 };
                     encoded.messages.push(message(Message::DropQuery(dropped)));
+                }
+                Command::EndContent { table, epoch } => {
+                    let ended = proto::EndContent { table: table.to_string(), epoch: epoch.0 };
+                    encoded.messages.push(message(Message::EndContent(ended)));
                 }
                 Command::Peers(peers) => encoded.messages.extend(encode_peers(&peers)),
                 Command::Cancel(ids) => encoded.messages.extend(encode_ids(&ids, |attempts| {
@@ -247,6 +251,9 @@ pub fn decode_coordinator_message(message: proto::CoordinatorMessage) -> Result<
             Command::Release(decode_attempts(release.outputs, "Release.outputs")?)
         }
         Message::DropQuery(dropped) => Command::DropQuery(QueryId(dropped.query)),
+        Message::EndContent(ended) => {
+            Command::EndContent { table: ended.table.into(), epoch: Epoch(ended.epoch) }
+        }
     };
     Ok(FromCoordinator::Command(command))
 }

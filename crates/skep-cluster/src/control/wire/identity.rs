@@ -3,9 +3,9 @@
 use skep_proto::cluster as proto;
 
 use crate::error::{Error, Result};
-use crate::ids::{Attempt, Incarnation, QueryId, StageId, TaskId, WorkerId};
+use crate::ids::{Attempt, Epoch, Incarnation, QueryId, StageId, TaskId, WorkerId};
 use crate::membership::WorkerLife;
-use crate::scheduler::{Site, TaskAttempt};
+use crate::scheduler::{CachedKey, Site, TaskAttempt};
 
 /// Returns a field that must be set.
 ///
@@ -21,6 +21,21 @@ pub fn required<T>(value: Option<T>, field: &'static str) -> Result<T> {
 /// [`Error::MalformedMessage`] if it is too large.
 pub fn decode_usize(value: u64, field: &'static str) -> Result<usize> {
     usize::try_from(value).map_err(|error| Error::malformed(field, error.to_string()))
+}
+
+/// Returns the name of a cached partition as it travels.
+pub fn encode_cached_key(key: CachedKey) -> proto::CachedKey {
+    let CachedKey { table, epoch, partition } = key;
+    proto::CachedKey { table: table.to_string(), epoch: epoch.0, partition: partition as u64 }
+}
+
+/// Returns the name of a cached partition that arrived.
+///
+/// # Errors
+/// [`Error::MalformedMessage`] if it names an impossible partition.
+pub fn decode_cached_key(key: proto::CachedKey) -> Result<CachedKey> {
+    let partition = decode_usize(key.partition, "CachedKey.partition")?;
+    Ok(CachedKey { table: key.table.into(), epoch: Epoch(key.epoch), partition })
 }
 
 /// Returns a life as it travels.

@@ -18,10 +18,11 @@ use super::worker::{FromWorker, decode_worker_message, register, reports};
 use crate::control::members::JoinRequest;
 use crate::error::Error;
 use crate::exchange::plan::Output;
-use crate::ids::{Attempt, Incarnation, QueryId, StageId, TaskId, WorkerId};
+use crate::ids::{Attempt, Epoch, Incarnation, QueryId, StageId, TaskId, WorkerId};
 use crate::membership::WorkerLife;
 use crate::scheduler::{
-    FetchFault, Holdings, Launch, Site, Source, TaskAttempt, TaskFailure, TaskOutput,
+    CachedKey, CachedReport, FetchFault, Holdings, Launch, Site, Source, TaskAttempt, TaskFailure,
+    TaskOutput,
 };
 use crate::stage_planner::{Place, Stage};
 use crate::worker::{Command, EncodedStage, StageProgram, TaskOutcome, TaskReport};
@@ -79,18 +80,41 @@ fn command() -> impl Strategy<Value = Command> {
         vec(attempt(), 1..5).prop_map(Command::Cancel),
         vec(attempt(), 1..5).prop_map(Command::Release),
         any::<u64>().prop_map(|query| Command::DropQuery(QueryId(query))),
+        cached_key()
+            .prop_map(|CachedKey { table, epoch, .. }| Command::EndContent { table, epoch }),
     ]
 }
 
 fn output() -> impl Strategy<Value = TaskOutput> {
-    (any::<u64>(), vec(any::<u64>(), 0..5), any::<u64>(), any::<u64>()).prop_map(
-        |(rows, bytes, input_bytes, spilled_bytes)| TaskOutput {
+    let read = (any::<u64>(), any::<u64>(), any::<u64>());
+    (any::<u64>(), vec(any::<u64>(), 0..5), read, proptest::option::of(cached_report())).prop_map(
+        |(rows, bytes, (input_bytes, spilled_bytes, remote_bytes), cached)| TaskOutput {
             rows,
             bytes,
             input_bytes,
             spilled_bytes,
+            remote_bytes,
+            cached,
         },
     )
+}
+
+fn cached_key() -> impl Strategy<Value = CachedKey> {
+    (".{0,9}", any::<u64>(), any::<usize>()).prop_map(|(table, epoch, partition)| CachedKey {
+        table: table.into(),
+        epoch: Epoch(epoch),
+        partition,
+    })
+}
+
+fn cached_report() -> impl Strategy<Value = CachedReport> {
+    let summary = vec(any::<u8>(), 0..20).prop_map(Bytes::from);
+    let bytes = (any::<u64>(), any::<u64>(), any::<u64>());
+    (cached_key(), any::<bool>(), summary, bytes).prop_map(|(key, is_kept, summary, bytes)| {
+        let CachedKey { table, epoch, partition } = key;
+        let (memory_bytes, disk_bytes, rows) = bytes;
+        CachedReport { table, epoch, partition, is_kept, summary, memory_bytes, disk_bytes, rows }
+    })
 }
 
 fn code() -> impl Strategy<Value = ErrorCode> {
@@ -138,8 +162,13 @@ fn report() -> impl Strategy<Value = TaskReport> {
 
 fn holdings() -> impl Strategy<Value = Holdings> {
     let queries = vec(any::<u64>().prop_map(QueryId), 0..4);
-    (vec(attempt(), 0..4), vec((attempt(), output()), 0..4), queries)
-        .prop_map(|(running, sealed, queries)| Holdings { running, sealed, queries })
+    (vec(attempt(), 0..4), vec((attempt(), output()), 0..4), queries, vec(cached_report(), 0..4))
+        .prop_map(|(running, sealed, queries, cached)| Holdings {
+            running,
+            sealed,
+            queries,
+            cached,
+        })
 }
 
 /// One thing to do, in a form that can be compared.
@@ -151,6 +180,7 @@ enum Step {
     Cancel(TaskAttempt),
     Release(TaskAttempt),
     Drop(QueryId),
+    End(Arc<str>, Epoch),
 }
 
 fn steps(commands: impl IntoIterator<Item = Command>) -> Vec<Step> {
@@ -166,6 +196,7 @@ fn steps(commands: impl IntoIterator<Item = Command>) -> Vec<Step> {
         Command::Cancel(ids) => ids.into_iter().map(Step::Cancel).collect::<Vec<_>>(),
         Command::Release(ids) => ids.into_iter().map(Step::Release).collect(),
         Command::DropQuery(query) => vec![Step::Drop(query)],
+        Command::EndContent { table, epoch } => vec![Step::End(table, epoch)],
     };
     commands.into_iter().flat_map(steps).collect()
 }
@@ -282,6 +313,7 @@ fn live_plan() -> Command {
         inputs: Vec::new(),
         output: Output::Result { in_order: false },
         place: Place::Workers,
+        lineage_of: None,
     };
     let context = Arc::new(TaskContext::default());
     plan(StageProgram::Live { stage: Arc::new(stage), context })

@@ -7,14 +7,16 @@ use skep_proto::cluster as proto;
 
 use super::failure::{decode_failure, encode_failure};
 use super::identity::{
-    decode_attempt, decode_attempts, decode_life, decode_usize, encode_attempt, encode_life,
-    required,
+    decode_attempt, decode_attempts, decode_cached_key, decode_life, decode_usize, encode_attempt,
+    encode_cached_key, encode_life, required,
 };
 use crate::control::members::JoinRequest;
 use crate::error::{Error, Result};
-use crate::ids::{QueryId, WorkerId};
+use crate::ids::{Epoch, QueryId, WorkerId};
 use crate::membership::WorkerLoad;
-use crate::scheduler::{Heartbeat, Holdings, TaskAttempt, TaskOutput};
+use crate::scheduler::{
+    CachedKey, CachedReport, CachedUsage, Heartbeat, Holdings, TaskAttempt, TaskOutput,
+};
 use crate::worker::{TaskOutcome, TaskReport};
 
 /// What the coordinator hears.
@@ -50,7 +52,14 @@ pub fn register(request: JoinRequest) -> proto::WorkerMessage {
 pub fn heartbeat(beat: Heartbeat) -> proto::WorkerMessage {
     let WorkerLoad { memory_bytes, stored_bytes } = beat.load;
     let has_inputs = beat.has_inputs.into_iter().map(encode_attempt).collect();
-    message(Message::Heartbeat(proto::Heartbeat { memory_bytes, stored_bytes, has_inputs }))
+    let usage = |usage: CachedUsage| proto::CachedUsage {
+        table: usage.table.to_string(),
+        epoch: usage.epoch.0,
+        memory_bytes: usage.memory_bytes,
+        disk_bytes: usage.disk_bytes,
+    };
+    let cached = beat.cached.into_iter().map(usage).collect();
+    message(Message::Heartbeat(proto::Heartbeat { memory_bytes, stored_bytes, has_inputs, cached }))
 }
 
 /// Returns the message that ends a life.
@@ -92,8 +101,23 @@ fn encode_report(report: TaskReport) -> proto::TaskReport {
 }
 
 fn encode_output(output: TaskOutput) -> proto::TaskOutput {
-    let TaskOutput { rows, bytes, input_bytes, spilled_bytes } = output;
-    proto::TaskOutput { rows, bytes, input_bytes, spilled_bytes }
+    let TaskOutput { rows, bytes, input_bytes, spilled_bytes, remote_bytes, cached } = output;
+    let cached = cached.map(encode_cached);
+    proto::TaskOutput { rows, bytes, input_bytes, spilled_bytes, remote_bytes, cached }
+}
+
+fn encode_cached(report: CachedReport) -> proto::CachedReport {
+    let CachedReport { table, epoch, partition, is_kept, summary, memory_bytes, disk_bytes, rows } =
+        report;
+    let key = Some(encode_cached_key(CachedKey { table, epoch, partition }));
+    proto::CachedReport { key, is_kept, summary, memory_bytes, disk_bytes, rows }
+}
+
+fn decode_cached(report: proto::CachedReport) -> Result<CachedReport> {
+    let proto::CachedReport { key, is_kept, summary, memory_bytes, disk_bytes, rows } = report;
+    let CachedKey { table, epoch, partition } =
+        decode_cached_key(required(key, "CachedReport.key")?)?;
+    Ok(CachedReport { table, epoch, partition, is_kept, summary, memory_bytes, disk_bytes, rows })
 }
 
 fn encode_holdings(holdings: Holdings) -> proto::Holdings {
@@ -105,6 +129,7 @@ fn encode_holdings(holdings: Holdings) -> proto::Holdings {
         running: holdings.running.into_iter().map(encode_attempt).collect(),
         sealed: holdings.sealed.into_iter().map(sealed).collect(),
         queries: holdings.queries.into_iter().map(|query| query.0).collect(),
+        cached: holdings.cached.into_iter().map(encode_cached).collect(),
     }
 }
 
@@ -115,10 +140,17 @@ fn encode_holdings(holdings: Holdings) -> proto::Holdings {
 pub fn decode_worker_message(message: proto::WorkerMessage) -> Result<FromWorker> {
     Ok(match required(message.message, "WorkerMessage.message")? {
         Message::Register(register) => FromWorker::Register(Box::new(decode_register(register)?)),
-        Message::Heartbeat(proto::Heartbeat { memory_bytes, stored_bytes, has_inputs }) => {
+        Message::Heartbeat(proto::Heartbeat { memory_bytes, stored_bytes, has_inputs, cached }) => {
             let load = WorkerLoad { memory_bytes, stored_bytes };
             let has_inputs = decode_attempts(has_inputs, "Heartbeat.has_inputs")?;
-            FromWorker::Heartbeat(Heartbeat { load, has_inputs })
+            let usage = |usage: proto::CachedUsage| CachedUsage {
+                table: usage.table.into(),
+                epoch: Epoch(usage.epoch),
+                memory_bytes: usage.memory_bytes,
+                disk_bytes: usage.disk_bytes,
+            };
+            let cached = cached.into_iter().map(usage).collect();
+            FromWorker::Heartbeat(Heartbeat { load, has_inputs, cached })
         }
         Message::Reports(proto::TaskReports { reports }) => {
             FromWorker::Reports(reports.into_iter().map(decode_report).collect::<Result<_>>()?)
@@ -158,12 +190,15 @@ fn decode_holdings(holdings: proto::Holdings) -> Result<Holdings> {
         running: decode_attempts(holdings.running, "Holdings.running")?,
         sealed: holdings.sealed.into_iter().map(sealed).collect::<Result<_>>()?,
         queries: holdings.queries.into_iter().map(QueryId).collect(),
+        cached: holdings.cached.into_iter().map(decode_cached).collect::<Result<_>>()?,
     })
 }
 
 fn decode_output(output: Option<proto::TaskOutput>, field: &'static str) -> Result<TaskOutput> {
-    let proto::TaskOutput { rows, bytes, input_bytes, spilled_bytes } = required(output, field)?;
-    Ok(TaskOutput { rows, bytes, input_bytes, spilled_bytes })
+    let proto::TaskOutput { rows, bytes, input_bytes, spilled_bytes, remote_bytes, cached } =
+        required(output, field)?;
+    let cached = cached.map(decode_cached).transpose()?;
+    Ok(TaskOutput { rows, bytes, input_bytes, spilled_bytes, remote_bytes, cached })
 }
 
 fn decode_report(report: proto::TaskReport) -> Result<TaskReport> {

@@ -184,6 +184,7 @@ fn output_at(address: SocketAddr, producer: usize, output: usize) -> RemoteOutpu
         producer: TaskAttempt { task, attempt: Attempt(0) },
         output,
         start_batch: 0,
+        cached: None,
         is_growing: false,
     }
 }

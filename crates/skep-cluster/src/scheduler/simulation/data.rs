@@ -131,6 +131,7 @@ fn random_node(
         place,
         row_limit: (all && rng.chance(15)).then(|| rng.between(1, 8)),
         is_by_chance: rng.chance(20),
+        cached: None,
     }
 }
 
@@ -190,6 +191,16 @@ pub(super) fn expected(
     chosen: &BTreeMap<usize, BTreeSet<usize>>,
     versions: &Versions,
 ) -> Vec<Vec<u64>> {
+    made(query, graph, chosen, versions).pop().unwrap()
+}
+
+/// What all tasks make, by stage and partition.
+pub(super) fn made(
+    query: QueryId,
+    graph: &QueryGraph,
+    chosen: &BTreeMap<usize, BTreeSet<usize>>,
+    versions: &Versions,
+) -> Vec<Vec<Vec<u64>>> {
     let mut made: Vec<Vec<Vec<u64>>> = Vec::new();
     for (index, node) in graph.stages().iter().enumerate() {
         let mut stage = Vec::new();
@@ -210,5 +221,5 @@ pub(super) fn expected(
         }
         made.push(stage);
     }
-    made.pop().unwrap()
+    made
 }

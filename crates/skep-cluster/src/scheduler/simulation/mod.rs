@@ -8,6 +8,7 @@
 //! `SEED=17 cargo test -p skep-cluster --lib simulation::a_seed` plays one schedule again, with its
 //! trace; `SEEDS=100000` makes the ordinary run longer.
 
+mod cached;
 mod data;
 mod faults;
 mod oracle;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::cached::begun;
 use crate::ids::{Attempt, QueryId, TaskId};
 use crate::membership::WorkerLife;
 use crate::scheduler::{
@@ -30,6 +31,8 @@ struct Known {
     start_count: u32,
     /// Whether it was sealed and something may have been made of it.
     has_left_traces: bool,
+    /// Whether it was there before the query.
+    is_kept: bool,
 }
 
 /// One query as the oracle sees it.
@@ -79,9 +82,23 @@ macro_rules! ensure {
 
 impl Account {
     pub(super) fn new(graph: QueryGraph, deadline: Option<Duration>) -> Self {
+        let kept = begun(&graph).into_iter().map(|(stage, partition, attempt, copy)| {
+            let known = Known {
+                attempt,
+                site: copy.site,
+                status: Status::Sealed,
+                rows: copy.rows,
+                is_uncertain: false,
+                failure_count: 0,
+                start_count: 1,
+                has_left_traces: false,
+                is_kept: true,
+            };
+            ((stage, partition), known)
+        });
         Self {
+            tasks: kept.collect(),
             graph,
-            tasks: BTreeMap::new(),
             fetched: BTreeSet::new(),
             chosen: BTreeMap::new(),
             is_cancelled: false,
@@ -345,6 +362,8 @@ impl Oracle {
             return;
         }
         let running: BTreeSet<_> = holdings.running.iter().collect();
+        let kept: BTreeSet<_> =
+            holdings.cached.iter().map(|it| (QueryId(it.epoch.0), it.partition)).collect();
         let sealed: BTreeMap<_, _> =
             holdings.sealed.iter().map(|(id, out)| (*id, out.rows)).collect();
         self.plans.retain(|(at, ..)| *at != site);
@@ -371,6 +390,8 @@ impl Oracle {
                         known.status = Status::Gone;
                         known.failure_count += 1;
                     }
+                    (Status::Sealed, None)
+                        if known.is_kept && kept.contains(&(*query, partition)) => {}
                     (Status::Sealed, None) => known.status = Status::Gone,
                     _ => {}
                 }
@@ -468,6 +489,7 @@ impl Oracle {
             failure_count,
             start_count: id.attempt.0 + 1,
             has_left_traces: false,
+            is_kept: false,
         };
         account.tasks.insert((stage, partition), known);
         Ok(())

@@ -8,7 +8,7 @@ use skep_proto::ErrorCode;
 use super::data::{Made, Versions, byte_counts, combine, derive, wanted};
 use super::world::{COORDINATOR, Message, World};
 use crate::ids::{Incarnation, QueryId, StageId, WorkerId};
-use crate::membership::{Registration, WorkerLife, WorkerLoad};
+use crate::membership::{Registration, WorkerLife};
 use crate::scheduler::{
     Action, Event, FetchFault, Heartbeat, Holdings, Launch, Replay, Site, Source, TaskAttempt,
     TaskFailure, TaskOutput,
@@ -30,6 +30,8 @@ pub(super) struct SimSite {
     running: BTreeMap<TaskAttempt, (Launch, Option<Made>)>,
     stopping: BTreeSet<TaskAttempt>,
     pub(super) sealed: BTreeMap<TaskAttempt, Made>,
+    /// Partitions of cached tables, by the query, stage and partition that would make them.
+    pub(super) kept: BTreeMap<(QueryId, usize, usize), Made>,
     plans: BTreeSet<(QueryId, StageId)>,
     /// What happened to it while it stood still.
     deferred: Vec<Message>,
@@ -50,6 +52,7 @@ impl SimSite {
             running: BTreeMap::new(),
             stopping: BTreeSet::new(),
             sealed: BTreeMap::new(),
+            kept: BTreeMap::new(),
             plans: BTreeSet::new(),
             deferred: Vec::new(),
         }
@@ -63,6 +66,7 @@ impl SimSite {
         self.running.clear();
         self.stopping.clear();
         self.sealed.clear();
+        self.kept.clear();
         self.plans.clear();
         self.deferred.clear();
     }
@@ -216,12 +220,13 @@ impl World {
         let (mut input, mut versions) = (Vec::new(), Versions::new());
         let mut clash = None;
         for source in &launch.sources {
+            self.evict(source.site, source.producer);
             let fault = match self.reachable(worker_of(site), source.site) {
                 Err(true) if tries < 3 => {
                     return self.after(300, 500, Message::Read { site, attempt, tries: tries + 1 });
                 }
                 Err(_) => FetchFault::Refused,
-                Ok(from) => match from.sealed.get(&source.producer) {
+                Ok(from) => match from.output_of(&source.producer) {
                     Some(made) => {
                         let producer = &stages[source.producer.task.stage.0 as usize];
                         input.extend(wanted(producer, &made.rows, attempt.task.partition));
@@ -330,7 +335,7 @@ impl World {
         let sealed: Vec<_> = state.sealed.keys().copied().collect();
         let mut queries: BTreeSet<_> = state.plans.iter().map(|(query, _)| *query).collect();
         queries.extend(sealed.iter().map(|id| id.task.query));
-        let slot_count = state.slot_count;
+        let (slot_count, cached) = (state.slot_count, state.kept_reports());
         let site = Site::Worker(life);
         let sealed = sealed.into_iter().map(|id| (id, self.output(site, id))).collect();
         let registration = Registration {
@@ -341,7 +346,7 @@ impl World {
             pid: 1,
             version: String::new(),
         };
-        let holdings = Holdings { running, sealed, queries: queries.into_iter().collect() };
+        let holdings = Holdings { running, sealed, queries: queries.into_iter().collect(), cached };
         self.send(site, Event::WorkerJoined { registration, holdings });
         self.after(900, 1000, Message::Beat { life });
     }
@@ -362,7 +367,7 @@ impl World {
         // Rows are there once everything was read.
         let fed = state.running.iter().filter(|(_, (_, made))| made.is_some());
         let has_inputs = fed.map(|(attempt, _)| *attempt).collect();
-        let beat = Heartbeat { load: WorkerLoad::default(), has_inputs };
+        let beat = Heartbeat { has_inputs, ..Heartbeat::default() };
         self.send(Site::Worker(life), Event::Heartbeat { life, beat });
     }
 

@@ -165,6 +165,7 @@ impl World {
         for partition in 0..width {
             self.readers.insert((query, partition), Reader::default());
         }
+        let graph = self.with_cached(query, graph);
         self.oracle.accounts.insert(query, Account::new(graph.clone(), deadline));
         self.tell(vec![Event::Submit { query, graph, settings }]);
     }

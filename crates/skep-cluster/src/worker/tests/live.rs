@@ -6,9 +6,10 @@ use datafusion::datasource::MemTable;
 use datafusion::physical_expr::expressions::{DynamicFilterPhysicalExpr, lit};
 use datafusion::physical_plan::displayable;
 use datafusion::physical_plan::filter::FilterExec;
+use skep_engine::{CachedInputs, CachedRows, CachedSource, RowsWanted};
 
 use super::super::live::LivePlan;
-use super::super::program::{QueryContext, StageEntry};
+use super::super::program::{Inputs, QueryContext, StageEntry};
 use super::rows::{RowsExec, number_schema, numbered, numbers};
 use super::*;
 use crate::exchange::plan::TaskInputs;
@@ -19,7 +20,15 @@ fn live_stage(plan: Arc<dyn ExecutionPlan>) -> Arc<Stage> {
     let task_count = plan.output_partitioning().partition_count();
     let place = Place::Coordinator { why: "a test".to_owned() };
     let output = Output::Gather;
-    Arc::new(Stage { id: StageId(0), plan, task_count, inputs: vec![], output, place })
+    Arc::new(Stage {
+        id: StageId(0),
+        plan,
+        task_count,
+        inputs: vec![],
+        output,
+        place,
+        lineage_of: None,
+    })
 }
 
 async fn session(partitions: usize) -> SessionContext {
@@ -125,7 +134,10 @@ async fn a_decoded_plan_is_narrowed_to_its_task() {
     let program =
         site.programs.add(move |_context| Ok(decoded(Arc::clone(&decodable), Output::Gather)));
     let entry = StageEntry::new(program, &Arc::<QueryContext>::default());
-    let inputs = || TaskInputs(Arc::new(NoInputs));
+    let inputs = || Inputs {
+        exchange: TaskInputs(Arc::new(NoInputs)),
+        cached: CachedInputs(Arc::new(NoInputs)),
+    };
     let decoder = site.programs.as_ref();
     let task = entry.prepare(attempt(1, 0, 2, 0), inputs(), decoder, &site.runtime).await.unwrap();
     let shown = displayable(task.plan.as_ref()).indent(false).to_string();
@@ -150,5 +162,11 @@ impl crate::exchange::plan::ExchangeSource for NoInputs {
         _context: &TaskContext,
     ) -> DataFusionResult<datafusion::execution::SendableRecordBatchStream> {
         Err(DataFusionError::Internal(format!("{part:?}")))
+    }
+}
+
+impl CachedSource for NoInputs {
+    fn open(&self, wanted: RowsWanted<'_>, _context: &TaskContext) -> DataFusionResult<CachedRows> {
+        Err(DataFusionError::Internal(format!("{wanted:?}")))
     }
 }

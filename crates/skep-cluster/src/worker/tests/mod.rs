@@ -286,5 +286,5 @@ fn source(producer: TaskAttempt, site: Site) -> Source {
 
 fn decoded(plan: Arc<dyn ExecutionPlan>, output: Output) -> DecodedStage {
     let task_count = plan.output_partitioning().partition_count();
-    DecodedStage { plan, output, task_count }
+    DecodedStage { plan, output, task_count, lineage_of: None }
 }

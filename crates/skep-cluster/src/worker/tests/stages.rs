@@ -47,6 +47,7 @@ async fn two_sites(query: &'static str, outline: &StagePlan) -> [Fixture; 2] {
                     plan: stage.plan,
                     output: stage.output,
                     task_count: stage.task_count,
+                    lineage_of: None,
                 })
             });
         }

@@ -1,0 +1,306 @@
+//! Cached tables on a cluster of processes: where their partitions are, and what the loss of a worker
+//! costs.
+//!
+//! The tables lie on a server that can hold a file back: who reads a held file waits, so a query that
+//! answers has read none.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use skep_client::Client;
+use skep_testkit::cluster::{Signal, signal};
+use skep_testkit::object_server::ObjectServer;
+
+use crate::cluster::{Cluster, PATIENCE, rows};
+use crate::recovery::{Held, embedded_answer, preamble, tables};
+use crate::role::{Role, word};
+
+const GROUPED: &str = "SELECT k, count(*), sum(v) FROM facts GROUP BY k";
+const JOINED: &str = "SELECT count(*), sum(f.v) FROM facts f JOIN dims d ON f.k = d.k";
+const NAMED: &str = "SELECT d.name, count(*), sum(f.v) FROM facts f JOIN dims d ON f.k = d.k \
+                     GROUP BY d.name";
+
+/// Returns a session that has the tables and has said these statements.
+async fn session(cluster: &Cluster, server: &ObjectServer, statements: &[&str]) -> Client {
+    let client = Client::connect(&cluster.processes.url).await.unwrap();
+    for statement in preamble(server) {
+        rows(&client, &statement).await.unwrap();
+    }
+    for statement in statements {
+        rows(&client, statement).await.unwrap();
+    }
+    client
+}
+
+fn hold_facts(server: &ObjectServer) {
+    for part in 0..8 {
+        server.hold(&format!("bucket/facts/part-{part}.csv"));
+    }
+}
+
+fn release_facts(server: &ObjectServer) {
+    for part in 0..8 {
+        server.release(&format!("bucket/facts/part-{part}.csv"));
+    }
+}
+
+/// Asserts that a session answers as the embedded engine does; returns the id of the query.
+async fn answers(cluster: &Cluster, client: &Client, server: &ObjectServer, query: &str) -> String {
+    // The engine that is compared with reads the files.
+    let mut expected = embedded_answer(&preamble(server), query).await;
+    check(cluster, client, query, &mut expected).await
+}
+
+async fn check(
+    cluster: &Cluster,
+    client: &Client,
+    query: &str,
+    expected: &mut Vec<Vec<String>>,
+) -> String {
+    let count = cluster.ask("SELECT count(*) FROM system.queries").await;
+    let mark = format!("checked number {} here", count[0][0]);
+    let query = format!("{query} /* {mark} */");
+    let answering = tokio::time::timeout(PATIENCE, rows(client, &query));
+    let mut answer = answering.await.unwrap().unwrap();
+    answer.sort_unstable();
+    expected.sort_unstable();
+    assert!(answer == *expected, "{answer:#?}\n{expected:#?}");
+    cluster.query_id(&mark).await
+}
+
+/// Returns one figure of a cached table.
+async fn figure(client: &Client, table: &str, column: &str) -> String {
+    let query = format!("SELECT {column} FROM system.cached_tables WHERE table_name = '{table}'");
+    rows(client, &query).await.unwrap().remove(0).remove(0)
+}
+
+async fn wait_until_lost(cluster: &Cluster, worker: &str) {
+    let lost = format!("SELECT state FROM system.workers WHERE id = '{worker}'");
+    cluster.wait_for(&lost, |rows| rows.iter().all(|row| row[0] == "lost")).await;
+}
+
+/// Asserts that all that a query read of cached tables was where it ran, and how often it did.
+async fn all_is_local(cluster: &Cluster, query: &str, count: usize) {
+    let tasks = format!(
+        "SELECT worker, locality, remote_bytes FROM system.tasks \
+         WHERE query = '{query}' AND locality IS NOT NULL"
+    );
+    let tasks = cluster.ask(&tasks).await;
+    assert_eq!(tasks.len(), count, "{tasks:?}");
+    assert!(tasks.iter().all(|row| row[1] == "local" && row[2] == "0"), "{tasks:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cached_table_is_spread_over_the_workers_and_read_where_it_lies() {
+    let (cluster, server) = (Cluster::start(4, 1, "").await, tables());
+    let client = session(&cluster, &server, &["CACHE TABLE facts"]).await;
+    let shown = "partitions || ' ' || cached_partitions || ' ' || row_count || ' ' || worker";
+    assert_eq!(figure(&client, "facts", shown).await, "4 4 16000 w1, w2, w3, w4");
+    assert_eq!(figure(&client, "facts", "memory_bytes > 0 AND disk_bytes = 0").await, "true");
+    let stored = "SELECT count(*) FROM system.workers WHERE stored_bytes > 0";
+    cluster.wait_for(stored, |rows| rows == [["4"]]).await;
+    let mut expected = embedded_answer(&preamble(&server), GROUPED).await;
+    hold_facts(&server);
+    for _again in 0..3 {
+        let id = check(&cluster, &client, GROUPED, &mut expected).await;
+        all_is_local(&cluster, &id, 4).await;
+    }
+    assert_eq!(figure(&client, "facts", "hits || ' ' || misses || ' ' || rebuilt").await, "12 0 0");
+    rows(&client, "UNCACHE TABLE facts").await.unwrap();
+    let stored = "SELECT count(*) FROM system.workers WHERE stored_bytes > 0";
+    cluster.wait_for(stored, |rows| rows == [["0"]]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_that_are_clustered_alike_join_with_no_bytes_exchanged() {
+    let (cluster, server) = (Cluster::start(4, 1, "").await, tables());
+    let cached = ["CACHE TABLE facts CLUSTER BY (k)", "CACHE TABLE dims CLUSTER BY (k)"];
+    let client = session(&cluster, &server, &cached).await;
+    let plan = rows(&client, &format!("EXPLAIN DISTRIBUTED {JOINED}")).await.unwrap();
+    let plan = format!("{plan:?}");
+    assert!(plan.contains("CacheScanExec") && !plan.contains("shuffle"), "{plan}");
+    assert!(!plan.contains("RepartitionExec"), "{plan}");
+    let id = answers(&cluster, &client, &server, JOINED).await;
+    all_is_local(&cluster, &id, 4).await;
+    // What comes from elsewhere is a row from each, to be added up.
+    let exchanged = format!(
+        "SELECT count(*), sum(rows) FROM system.tasks WHERE query = '{id}' AND locality IS NULL \
+         AND state = 'sealed' AND worker <> 'coordinator'"
+    );
+    assert_eq!(cluster.ask(&exchanged).await, [["1", "1"]]);
+    let id = answers(&cluster, &client, &server, GROUPED).await;
+    all_is_local(&cluster, &id, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_query_after_a_loss_makes_again_what_that_worker_kept_and_no_more() {
+    for clustering in ["", " CLUSTER BY (k)"] {
+        let (cluster, server) = (Cluster::start(4, 1, "").await, tables());
+        let statement = format!("CACHE TABLE facts{clustering}");
+        let client = session(&cluster, &server, &[statement.as_str()]).await;
+        answers(&cluster, &client, &server, GROUPED).await;
+        signal(cluster.worker("w2").pid, Signal::Kill).unwrap();
+        wait_until_lost(&cluster, "w2").await;
+        assert_eq!(figure(&client, "facts", "cached_partitions").await, "3");
+        let id = answers(&cluster, &client, &server, GROUPED).await;
+        let shown = "cached_partitions || ' ' || rebuilt || ' ' || worker";
+        assert_eq!(figure(&client, "facts", shown).await, "4 1 w1, w3, w4");
+        // What was made: of a narrow table one partition from its own files.
+        let attempts = cluster.attempts(&id).await;
+        let mut stages = BTreeMap::<&str, usize>::new();
+        for attempt in &attempts {
+            *stages.entry(&attempt.stage).or_default() += 1;
+        }
+        let made = stages.values().next();
+        match clustering.is_empty() {
+            true => assert_eq!(made, Some(&1), "{attempts:#?}"),
+            false => assert_eq!(stages.get("s1"), Some(&1), "{attempts:#?}"),
+        }
+        // And the one after that finds all of it.
+        let mut expected = embedded_answer(&preamble(&server), GROUPED).await;
+        hold_facts(&server);
+        check(&cluster, &client, GROUPED, &mut expected).await;
+        release_facts(&server);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_runs_when_a_keeper_dies_answers_right() {
+    for clustering in ["", " CLUSTER BY (k)"] {
+        let (cluster, server) = (Cluster::start(4, 1, "").await, tables());
+        let statement = format!("CACHE TABLE facts{clustering}");
+        let client = session(&cluster, &server, &[statement.as_str()]).await;
+        let held = Held::start_in(client, &cluster, &server, NAMED, "dims/part-1.csv").await;
+        let reader = held.only_running().await;
+        let victim = cluster
+            .processes
+            .workers
+            .iter()
+            .find(|worker| cluster.worker(&reader.worker).pid != worker.pid);
+        let victim = format!("w{}", victim.unwrap().id.trim_start_matches('w'));
+        held.kill(&victim);
+        wait_until_lost(&cluster, &victim).await;
+        held.finish().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_changed_is_named_when_a_partition_is_made_again() {
+    let (cluster, server) = (Cluster::start(2, 1, "").await, tables());
+    let client = session(&cluster, &server, &["CACHE TABLE facts"]).await;
+    let mut expected = embedded_answer(&preamble(&server), GROUPED).await;
+    for part in 0..8 {
+        server.put(&format!("bucket/facts/part-{part}.csv"), b"k,v,w\n1,2,3\n".to_vec());
+    }
+    // As it was cached.
+    check(&cluster, &client, GROUPED, &mut expected).await;
+    signal(cluster.worker("w1").pid, Signal::Kill).unwrap();
+    wait_until_lost(&cluster, "w1").await;
+    let error = rows(&client, GROUPED).await.unwrap_err();
+    assert!(error.message().contains("has changed since table \"facts\" was cached"), "{error:?}");
+    assert!(error.hint().unwrap().contains("REFRESH TABLE facts"), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_copies_lie_on_different_workers_and_one_is_enough() {
+    let (cluster, server) = (Cluster::start(3, 1, "").await, tables());
+    let statement = "CACHE TABLE facts OPTIONS ('storageLevel' 'MEMORY_ONLY_2')";
+    let client = session(&cluster, &server, &[statement]).await;
+    let mut expected = embedded_answer(&preamble(&server), GROUPED).await;
+    hold_facts(&server);
+    signal(cluster.worker("w3").pid, Signal::Kill).unwrap();
+    wait_until_lost(&cluster, "w3").await;
+    assert_eq!(figure(&client, "facts", "cached_partitions").await, "3");
+    check(&cluster, &client, GROUPED, &mut expected).await;
+    assert_eq!(figure(&client, "facts", "rebuilt").await, "0");
+}
+
+/// Starts a coordinator with a data directory, at an address.
+fn coordinator(data_dir: &str, listen: &str) -> (Role, String) {
+    let config = format!("{data_dir}/coordinator.toml");
+    std::fs::write(&config, "[planner]\nsmall_query_bytes = 1\nmin_scan_bytes_per_task = 1024\n")
+        .unwrap();
+    let role = Role::start(&[
+        "coordinator",
+        "--listen",
+        listen,
+        "--http",
+        "127.0.0.1:0",
+        "--data-dir",
+        data_dir,
+        "--config",
+        &config,
+        "--exit-with-stdin",
+    ]);
+    let url = word(&role.line(), "grpc").to_owned();
+    (role, url)
+}
+
+/// Asks until the answer is as wanted.
+async fn wait_for(client: &Client, query: &str, wanted: &[&str]) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = rows(client, query).await.unwrap();
+        if answer.len() == 1 && answer[0] == wanted {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{query} still answers {answer:?}, not {wanted:?}");
+    }
+}
+
+/// Answers after both workers have said how they are, from beginning to end after now.
+async fn settled(client: &Client, query: &str) -> String {
+    let beats = "SELECT last_heartbeat FROM system.workers WHERE state = 'live' ORDER BY id";
+    for _ in 0..2 {
+        let before = rows(client, beats).await.unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let now = rows(client, beats).await.unwrap();
+            if now.iter().zip(&before).all(|(now, before)| now != before) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{now:?}");
+        }
+    }
+    rows(client, query).await.unwrap().remove(0).remove(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_is_started_again_finds_what_its_workers_keep() {
+    let directory = tempfile::tempdir().unwrap();
+    let data_dir = directory.path().to_str().unwrap();
+    let (mut first, url) = coordinator(data_dir, "127.0.0.1:0");
+    let worker = || {
+        let memory = ["--slots", "1", "--memory", "256MiB", "--exit-with-stdin"];
+        let worker = Role::start(&[&["worker", "--coordinator", &url][..], &memory].concat());
+        assert!(worker.line().starts_with("worker "));
+        worker
+    };
+    let _workers = [worker(), worker()];
+    let client = Client::connect(&url).await.unwrap();
+    let make = "CREATE TABLE t AS SELECT value AS a, value % 7 AS g \
+                FROM generate_series(1, 100000) AS v(value)";
+    for statement in [make, "CACHE TABLE t CLUSTER BY (g) INTO 4 PARTITIONS"] {
+        rows(&client, statement).await.unwrap();
+    }
+    let stored = "SELECT sum(stored_bytes) FROM system.workers WHERE state = 'live'";
+    let spread = "SELECT count(*) FROM system.workers WHERE stored_bytes > 0";
+    wait_for(&client, spread, &["2"]).await;
+    let kept = settled(&client, stored).await;
+    // This one is the session's own, and nobody's after it.
+    rows(&client, "CACHE TABLE u CLUSTER BY (g) AS SELECT g, a + 1 AS b FROM t").await.unwrap();
+    let expected = rows(&client, "SELECT g, sum(a) FROM t GROUP BY g ORDER BY g").await.unwrap();
+    first.signal(pty::process::Signal::Kill);
+    first.wait();
+    let address = url.split("//").nth(1).unwrap();
+    let (_second, again) = coordinator(data_dir, address);
+    assert_eq!(again, url);
+    let client = Client::connect(&url).await.unwrap();
+    let found = "SELECT table_name, cached_partitions, rebuilt FROM system.cached_tables";
+    wait_for(&client, found, &["t", "4", "0"]).await;
+    let query = "SELECT g, sum(a) FROM t GROUP BY g ORDER BY g";
+    assert_eq!(rows(&client, query).await.unwrap(), expected);
+    let figures = "SELECT hits, misses, rebuilt, row_count FROM system.cached_tables";
+    assert_eq!(rows(&client, figures).await.unwrap(), [["4", "0", "0", "100000"]]);
+    wait_for(&client, stored, &[&kept]).await;
+}

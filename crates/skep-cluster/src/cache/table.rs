@@ -1,0 +1,263 @@
+//! One content of a cached table that the workers keep.
+//!
+//! The plan that makes it is cut once, into stages of which the last one's outputs are the
+//! partitions. A query that reads the table has these stages in front of its own: as long as the
+//! partitions are kept none of them runs.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::common::internal_datafusion_err;
+use datafusion::error::Result as DfResult;
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::execution_plan::reset_plan_states;
+use parking_lot::Mutex;
+use skep_engine::{HostedFigures, HostedTable, PartitionSummary, Result};
+
+use super::directory::CacheDirectory;
+use crate::codec;
+use crate::exchange::plan::CachedTarget;
+use crate::ids::Epoch;
+use crate::stage_planner::{Place, Stage, StagePlan, shifted};
+use crate::worker::{EncodedStage, StageProgram};
+
+/// How often making a table is begun again, when workers are lost meanwhile.
+const ROUNDS: usize = 3;
+
+/// In how many places of a query its programs are kept encoded; most queries have it in the first.
+const KEPT_OFFSETS: usize = 32;
+
+/// Has partitions made, and released.
+#[async_trait]
+pub trait Keeper: fmt::Debug + Send + Sync {
+    /// Returns who keeps what.
+    fn directory(&self) -> &CacheDirectory;
+
+    /// Makes the partitions of which there are fewer copies, as far as workers live to keep them.
+    ///
+    /// # Errors
+    /// What keeps them from being made; not that there is no room.
+    async fn make(&self, table: &ClusterTable, copies: usize) -> Result<()>;
+
+    /// Tells everybody to let go of a content.
+    fn release(&self, table: &Arc<str>, epoch: Epoch);
+}
+
+/// A content that the workers keep.
+#[derive(Debug)]
+pub struct ClusterTable {
+    target: Arc<CachedTarget>,
+    copies: usize,
+    stages: StagePlan,
+    context: Arc<TaskContext>,
+    /// By the number of the first stage in a query: what travels of them.
+    encoded: Mutex<HashMap<usize, Arc<[Option<EncodedStage>]>>>,
+    keeper: Arc<dyn Keeper>,
+    uses: Arc<Uses>,
+}
+
+/// A cached table in a query: its stages begin at `offset`.
+#[derive(Debug, Clone)]
+pub struct TableUse {
+    /// The number of its first stage in the query.
+    pub offset: usize,
+    /// The table.
+    pub table: Arc<ClusterTable>,
+}
+
+/// Who uses a content.
+#[derive(Debug)]
+struct Uses {
+    target: Arc<CachedTarget>,
+    keeper: Arc<dyn Keeper>,
+    state: Mutex<UseState>,
+}
+
+#[derive(Debug, Default)]
+struct UseState {
+    count: usize,
+    is_ended: bool,
+    /// Whether everybody has been told, and nobody used it since.
+    is_released: bool,
+    was_used: bool,
+}
+
+/// Keeps a content from being released while a query reads it.
+#[derive(Debug)]
+pub struct UseGuard(Arc<Uses>);
+
+impl ClusterTable {
+    /// Takes over a content whose plan was cut into these stages, and notes it in the directory.
+    pub fn new(
+        target: Arc<CachedTarget>,
+        copies: usize,
+        stages: StagePlan,
+        context: Arc<TaskContext>,
+        keeper: Arc<dyn Keeper>,
+    ) -> Self {
+        keeper.directory().add(&target.shape);
+        let uses = Arc::new(Uses {
+            target: Arc::clone(&target),
+            keeper: Arc::clone(&keeper),
+            state: Mutex::default(),
+        });
+        Self { target, copies, stages, context, encoded: Mutex::default(), keeper, uses }
+    }
+
+    /// Returns the stages that make it; the last one's outputs are its partitions.
+    pub fn stages(&self) -> &StagePlan {
+        &self.stages
+    }
+
+    /// Returns the context of the session that cached it.
+    pub fn context(&self) -> &Arc<TaskContext> {
+        &self.context
+    }
+
+    /// Notes that a query uses it, and the tables that it is made from.
+    pub fn begin_use(&self) -> Vec<UseGuard> {
+        self.uses.change(|state| {
+            state.count += 1;
+            state.is_released = false;
+            state.was_used = true;
+        });
+        let mut guards = vec![UseGuard(Arc::clone(&self.uses))];
+        guards.extend(self.stages.tables.iter().flat_map(|used| used.table.begin_use()));
+        guards
+    }
+
+    /// Returns what the tasks of its stages run in a query in which they begin at `offset`.
+    ///
+    /// # Errors
+    /// If one of them cannot travel.
+    pub fn programs(&self, offset: usize) -> DfResult<Vec<StageProgram>> {
+        let encoded = self.encoded(offset)?;
+        let mut programs: Vec<Option<StageProgram>> = Vec::with_capacity(encoded.len());
+        for (stage, encoded) in self.stages.stages.iter().zip(encoded.iter()) {
+            programs.push(match encoded {
+                Some(encoded) => Some(StageProgram::Encoded(encoded.clone())),
+                None if self.is_own(stage) => Some(self.live(stage, offset)?),
+                None => None,
+            });
+        }
+        for TableUse { offset: inner, table } in &self.stages.tables {
+            for (idx, program) in table.programs(offset + inner)?.into_iter().enumerate() {
+                if let Some(place) = programs.get_mut(inner + idx) {
+                    *place = Some(program);
+                }
+            }
+        }
+        let missing = || internal_datafusion_err!("a stage of a cached table has no program");
+        programs.into_iter().map(|program| program.ok_or_else(missing)).collect()
+    }
+
+    /// A plan of this very process, which has never run.
+    fn live(&self, stage: &Stage, offset: usize) -> DfResult<StageProgram> {
+        let mut stage = shifted(stage, offset)?;
+        stage.plan = reset_plan_states(stage.plan)?;
+        Ok(StageProgram::Live { stage: Arc::new(stage), context: Arc::clone(&self.context) })
+    }
+
+    fn encoded(&self, offset: usize) -> DfResult<Arc<[Option<EncodedStage>]>> {
+        if let Some(known) = self.encoded.lock().get(&offset) {
+            return Ok(Arc::clone(known));
+        }
+        let settings = codec::encode_settings(&self.context)?;
+        let encode = |stage: &Stage| match (&stage.place, self.is_own(stage)) {
+            (Place::Coordinator { .. }, _) | (_, false) => Ok(None),
+            _ => {
+                let stage = shifted(stage, offset)?;
+                codec::encode_stage_with(&stage, &settings, &self.context).map(Some)
+            }
+        };
+        let encoded: DfResult<Vec<_>> = self.stages.stages.iter().map(encode).collect();
+        let encoded: Arc<[_]> = encoded?.into();
+        let mut known = self.encoded.lock();
+        if known.len() >= KEPT_OFFSETS {
+            known.clear();
+        }
+        known.insert(offset, Arc::clone(&encoded));
+        drop(known);
+        Ok(encoded)
+    }
+
+    /// Whether a stage is this table's, and not of one that it is made from.
+    fn is_own(&self, stage: &Stage) -> bool {
+        let place = stage.id.0 as usize;
+        let is_of = |used: &TableUse| {
+            (used.offset..used.offset + used.table.stages.stages.len()).contains(&place)
+        };
+        !self.stages.tables.iter().any(is_of)
+    }
+}
+
+#[async_trait]
+impl HostedTable for ClusterTable {
+    async fn fill(&self) -> Result<()> {
+        let _uses = self.begin_use();
+        for copies in 1..=self.copies {
+            let count = || self.keeper.directory().copy_count(&self.target.shape, copies);
+            for _round in 0..ROUNDS {
+                let before = count();
+                if before >= copies * self.target.shape.partition_count {
+                    break;
+                }
+                self.keeper.make(self, copies).await?;
+                if count() <= before {
+                    // There is no room, or no other worker.
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_used(&self) -> bool {
+        self.uses.state.lock().was_used
+    }
+
+    fn end(&self) {
+        self.uses.change(|state| state.is_ended = true);
+    }
+
+    fn shape(&self) -> Arc<skep_engine::CachedShape> {
+        Arc::clone(&self.target.shape)
+    }
+
+    fn summaries(&self) -> Option<Vec<Arc<PartitionSummary>>> {
+        self.keeper.directory().summaries(&self.target.shape)
+    }
+
+    fn figures(&self) -> HostedFigures {
+        self.keeper.directory().figures(&self.target.shape)
+    }
+}
+
+impl Uses {
+    /// Changes who uses the content, and releases it when the last use of an ended one is over.
+    fn change(&self, change: impl FnOnce(&mut UseState)) {
+        let mut state = self.state.lock();
+        change(&mut state);
+        if state.is_ended && state.count == 0 && !state.is_released {
+            state.is_released = true;
+            drop(state);
+            let shape = &self.target.shape;
+            self.keeper.directory().remove(&shape.key, shape.epoch);
+            self.keeper.release(&shape.key, shape.epoch);
+        }
+    }
+}
+
+impl Drop for UseGuard {
+    fn drop(&mut self) {
+        self.0.change(|state| state.count -= 1);
+    }
+}
+
+impl Drop for ClusterTable {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
