@@ -126,7 +126,7 @@ pub(super) fn centers_query(table: &str, centers: &[[f64; DIMENSIONS]]) -> Strin
 
 /// Places to begin with.
 pub(super) fn first_centers(count: usize) -> Vec<[f64; DIMENSIONS]> {
-    let place = |number: u64| (mix(number ^ 0xC0FF_EE) % 2_000_001) as f64 / 1e6 - 1.0;
+    let place = |number: u64| (mix(number ^ 0x00C0_FFEE) % 2_000_001) as f64 / 1e6 - 1.0;
     (0..count as u64)
         .map(|center| std::array::from_fn(|axis| place(center * DIMENSIONS as u64 + axis as u64)))
         .collect()

@@ -149,7 +149,10 @@ impl Encoder {
             return Ok(extension(PlanKind::Exchange(exchange::encode(read, self)?), Vec::new()));
         }
         if let Some(scan) = plan.downcast_ref::<CacheScanExec>() {
-            return Ok(extension(PlanKind::CacheScan(cached::encode(scan, self)?), Vec::new()));
+            return Ok(extension(
+                PlanKind::CacheScan(Box::new(cached::encode(scan, self)?)),
+                Vec::new(),
+            ));
         }
         if let Some(subqueries) = plan.downcast_ref::<ScalarSubqueryExec>() {
             return self.subqueries(subqueries);

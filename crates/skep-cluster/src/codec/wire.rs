@@ -141,7 +141,7 @@ pub(super) enum PlanKind {
     #[prost(uint64, tag = "8")]
     Groups(u64),
     #[prost(message, tag = "9")]
-    CacheScan(CacheScan),
+    CacheScan(Box<CacheScan>),
 }
 
 /// What an extension node of an expression holds.

@@ -59,7 +59,7 @@ pub struct TaskOutput {
     pub remote_bytes: u64,
     /// If it is a partition of a cached table, what there is to know of it. For the keeper of such
     /// tables; it means nothing to the scheduler.
-    pub cached: Option<CachedReport>,
+    pub cached: Option<Box<CachedReport>>,
 }
 
 /// A partition of a cached table that a task made, or found.

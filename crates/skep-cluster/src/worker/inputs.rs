@@ -322,7 +322,7 @@ impl CachedSource for AttemptInputs {
                     }
                     local_error(producer, site, error)
                 });
-                Ok(CachedRows::Kept { reader, summary, failure })
+                Ok(CachedRows::Kept { reader: Box::new(reader), summary, failure })
             }
             Err(Error::PartitionNotFound { .. }) => {
                 // Made for this query alone, or dropped.

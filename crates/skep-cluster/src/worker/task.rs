@@ -170,7 +170,7 @@ fn kept_output(
     Ok(TaskOutput {
         rows: counts.rows,
         bytes: vec![counts.bytes],
-        cached: Some(kept.report(key, counts, summary.to_bytes()?.into())),
+        cached: Some(Box::new(kept.report(key, counts, summary.to_bytes()?.into()))),
         ..TaskOutput::default()
     })
 }
@@ -237,7 +237,7 @@ async fn drive(
         rows: counts.iter().map(|counts| counts.rows).sum(),
         bytes: counts.iter().map(|counts| counts.bytes).collect(),
         spilled_bytes,
-        cached,
+        cached: cached.map(Box::new),
         ..TaskOutput::default()
     })
 }

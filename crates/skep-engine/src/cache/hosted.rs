@@ -152,7 +152,7 @@ pub enum CachedRows {
     /// In the store of this process, encoded, with all columns.
     Kept {
         /// Its batches.
-        reader: PartitionReader,
+        reader: Box<PartitionReader>,
         /// What is known of them.
         summary: Option<Arc<PartitionSummary>>,
         /// What a failure of the store means.

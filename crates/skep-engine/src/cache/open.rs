@@ -18,7 +18,7 @@ use crate::error::Result;
 /// A partition that can be read.
 pub(super) enum Opened {
     /// From the store, encoded.
-    Kept(KeptPartition),
+    Kept(Box<KeptPartition>),
     /// From the lineage, as queries see it: there is no room for it.
     Passing(SendableRecordBatchStream),
 }
@@ -118,7 +118,7 @@ impl Pin {
 
 fn hit(content: &Content, kept: KeptPartition) -> Opened {
     content.counters.hits.fetch_add(1, Ordering::Relaxed);
-    Opened::Kept(kept)
+    Opened::Kept(Box::new(kept))
 }
 
 fn pass(content: &Content, run: &Run, partition: usize) -> DfResult<Opened> {

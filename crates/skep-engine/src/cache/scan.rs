@@ -278,7 +278,8 @@ impl CacheScanExec {
         let batch_size = context.session_config().batch_size();
         let pin = pin.get_or_try_init(|| Pin::new(&content)).await?;
         match pin.open(partition).await? {
-            Opened::Kept(KeptPartition { reader, summary }) => {
+            Opened::Kept(kept) => {
+                let KeptPartition { reader, summary } = *kept;
                 let failure: StoreFailure = Arc::new(move |error| content.unreadable(error).into());
                 Ok(self.read(reader, Some(&summary), failure, (batch_size, counts)))
             }
@@ -316,7 +317,7 @@ impl CacheScanExec {
         };
         match inputs.0.open(wanted, context)? {
             CachedRows::Kept { reader, summary, failure } => {
-                Ok(self.read(reader, summary.as_deref(), failure, (batch_size, counts)))
+                Ok(self.read(*reader, summary.as_deref(), failure, (batch_size, counts)))
             }
             CachedRows::Plain(rows) => {
                 counts.passing_partitions.add(1);

@@ -102,7 +102,7 @@ fn encode_report(report: TaskReport) -> proto::TaskReport {
 
 fn encode_output(output: TaskOutput) -> proto::TaskOutput {
     let TaskOutput { rows, bytes, input_bytes, spilled_bytes, remote_bytes, cached } = output;
-    let cached = cached.map(encode_cached);
+    let cached = cached.map(|report| encode_cached(*report));
     proto::TaskOutput { rows, bytes, input_bytes, spilled_bytes, remote_bytes, cached }
 }
 
@@ -197,7 +197,7 @@ fn decode_holdings(holdings: proto::Holdings) -> Result<Holdings> {
 fn decode_output(output: Option<proto::TaskOutput>, field: &'static str) -> Result<TaskOutput> {
     let proto::TaskOutput { rows, bytes, input_bytes, spilled_bytes, remote_bytes, cached } =
         required(output, field)?;
-    let cached = cached.map(decode_cached).transpose()?;
+    let cached = cached.map(decode_cached).transpose()?.map(Box::new);
     Ok(TaskOutput { rows, bytes, input_bytes, spilled_bytes, remote_bytes, cached })
 }
 
