@@ -94,7 +94,7 @@ fn output() -> impl Strategy<Value = TaskOutput> {
             input_bytes,
             spilled_bytes,
             remote_bytes,
-            cached,
+            cached: cached.map(Box::new),
         },
     )
 }
