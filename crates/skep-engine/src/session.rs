@@ -27,7 +27,7 @@ use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 use futures::{FutureExt, StreamExt};
 
 use crate::access::{AccessPolicy, Principal};
-use crate::cache::{CacheLease, CacheName};
+use crate::cache::{CacheLease, CacheName, ViewIdentity};
 use crate::catalog::{
     CATALOG, CatalogList, Definition, PUBLIC, SessionCatalog, TEMP, TableEntry, TableOpener,
     ViewText,
@@ -515,11 +515,14 @@ impl SessionInner {
         entry: &TableEntry,
         scope: &Scope,
     ) -> Option<Arc<dyn TableProvider>> {
-        let Definition::View(view) = &entry.definition else { return None };
-        let schema = reference.schema().unwrap_or(&scope.schema).to_owned();
-        let name = CacheName { schema, table: reference.table().to_owned() };
-        let plan = self.cache.tables.plan_of_view(&name, view, self.cache.id)?;
-        Some(Arc::new(ViewTable::new(plan, Some(view.query.clone()))))
+        let view = entry.view_identity()?;
+        let schema = match view {
+            ViewIdentity::Text(_) => reference.schema().unwrap_or(&scope.schema),
+            ViewIdentity::Provider(_) => TEMP,
+        };
+        let name = CacheName { schema: schema.to_owned(), table: reference.table().to_owned() };
+        let plan = self.cache.tables.plan_of_view(&name, &view, self.cache.id)?;
+        Some(Arc::new(ViewTable::new(plan, None)))
     }
 
     pub(crate) fn find(

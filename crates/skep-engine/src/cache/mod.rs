@@ -44,7 +44,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use canonical::providers_of;
+pub(crate) use canonical::{address_of, providers_of};
 pub(crate) use clustering::ChooseClustering;
 pub(crate) use definitions::{CachedDefinition, DefinitionFile};
 pub(crate) use describe::CacheReport;
@@ -57,4 +57,6 @@ pub use lineage::check_sources;
 pub use scan::{CacheScanExec, CacheScanParts};
 pub(crate) use substitute::SubstituteCached;
 pub use summary::PartitionSummary;
-pub(crate) use tables::{CacheLease, CacheName, CacheRequest, CachedTables, Hosting, StoreSlot};
+pub(crate) use tables::{
+    CacheLease, CacheName, CacheRequest, CachedTables, Hosting, StoreSlot, ViewIdentity,
+};

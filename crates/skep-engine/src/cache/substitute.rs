@@ -14,7 +14,7 @@ use datafusion::error::Result;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::optimizer::AnalyzerRule;
 
-use super::canonical::{Canonical, kind_of};
+use super::canonical::{Canonical, Kind, kind_of};
 use super::provider::CacheProvider;
 use super::tables::{CachedTable, CachedTables};
 
@@ -43,11 +43,11 @@ impl AnalyzerRule for SubstituteCached {
         // From the top, so that the largest part that is cached is taken.
         plan.transform_down_with_subqueries(|node| {
             let kind = kind_of(&node);
-            if !cached.iter().any(|table| table.kind == kind) {
+            if kind != Kind::Marked && !cached.iter().any(|table| table.kind == kind) {
                 return Ok(Transformed::no(node));
             }
             let canonical = Canonical::of(&node);
-            match cached.iter().find(|table| table.canonical == canonical) {
+            match cached.iter().find(|table| table.is_of(&canonical)) {
                 Some(table) => {
                     let scan = scan_of(&tables, table, &node)?;
                     Ok(Transformed::new(scan, true, TreeNodeRecursion::Jump))

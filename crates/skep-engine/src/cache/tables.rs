@@ -24,7 +24,7 @@ use skep_store::{PartitionStore, StoreConfig};
 use tokio::sync::{Mutex, OnceCell};
 use tracing::info;
 
-use super::canonical::{Canonical, Kind, address_of, kind_of, providers_of};
+use super::canonical::{Canonical, Kind, address_of, kind_of, marked, providers_of};
 use super::content::{Content, ContentParts};
 use super::definitions::{CachedDefinition, DefinitionFile, Identity};
 use super::hosted::{CacheHost, CachedShape, HostedParts, HostedTable};
@@ -80,13 +80,23 @@ pub(crate) struct CachedTable {
     pub(super) kind: Kind,
     pub(super) canonical: Canonical,
     plan: LogicalPlan,
-    /// The text of the view whose rows these are.
-    view: Option<ViewText>,
+    /// The view whose rows these are.
+    view: Option<ViewIdentity>,
     pub(super) options: CacheOptions,
     is_lazy: bool,
     content: RwLock<Arc<Content>>,
     /// Held by who replaces the content.
     changing: Mutex<()>,
+}
+
+/// By what a view is known again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ViewIdentity {
+    /// One that is kept as text.
+    Text(ViewText),
+    /// A temporary one, by the address of its provider. Whoever drops or replaces it takes its rows
+    /// out of the cache, so that the address stays its own.
+    Provider(usize),
 }
 
 /// What is to be cached.
@@ -95,8 +105,8 @@ pub(crate) struct CacheRequest {
     pub(crate) name: CacheName,
     pub(crate) owner: Option<u64>,
     pub(crate) plan: LogicalPlan,
-    /// The text of a view that is kept as text.
-    pub(crate) view: Option<ViewText>,
+    /// The view, if it is one.
+    pub(crate) view: Option<ViewIdentity>,
     pub(crate) options: CacheOptions,
     pub(crate) is_lazy: bool,
     /// If it was cached by the process before this one, and somebody keeps it still.
@@ -137,7 +147,7 @@ impl CachedTables {
     /// Returns all ways in which a plan is cached.
     fn find(&self, canonical: &Canonical) -> Vec<Arc<CachedTable>> {
         let tables = self.tables.read();
-        tables.iter().filter(|table| table.canonical == *canonical).cloned().collect()
+        tables.iter().filter(|table| table.is_of(canonical)).cloned().collect()
     }
 
     /// Returns whether a plan is cached in several ways.
@@ -167,15 +177,23 @@ impl CachedTables {
 
     /// Returns the plan by which a view was cached, unless it has another text by now.
     ///
-    /// Planned anew, a view that names files would be another one each time, and never found.
+    /// Planned anew, a view that draws by chance, tells the time or names files would be another one
+    /// each time, and never found.
     pub(crate) fn plan_of_view(
         &self,
         name: &CacheName,
-        view: &ViewText,
+        view: &ViewIdentity,
         owner: u64,
     ) -> Option<LogicalPlan> {
         let table = self.named(name, owner)?;
-        (table.view.as_ref() == Some(view)).then(|| table.plan.clone())
+        if table.view.as_ref() != Some(view) {
+            return None;
+        }
+        match (table.canonical.is_by_chance(), view) {
+            (true, _) => marked(table.plan.clone(), table.id).ok(),
+            (false, ViewIdentity::Text(_)) => Some(table.plan.clone()),
+            (false, ViewIdentity::Provider(_)) => None,
+        }
     }
 
     /// Caches the rows of a plan. Of a plan that is cached already, the rows are kept.
@@ -251,7 +269,7 @@ impl CachedTables {
     /// Takes a plan out of the cache; returns whether it was in it.
     pub(crate) fn uncache(&self, plan: &LogicalPlan) -> bool {
         let canonical = Canonical::of(plan);
-        self.remove(|table| table.canonical == canonical)
+        self.remove(|table| table.is_of(&canonical))
     }
 
     /// Notes which tables of the catalog others keep.
@@ -569,6 +587,11 @@ impl CachedTable {
     /// files that are there when it is used, not those of when it was named.
     pub(super) fn waits_for_use(&self) -> bool {
         self.is_lazy && self.content().is_unused()
+    }
+
+    /// Returns whether a plan gives the rows of the table.
+    pub(super) fn is_of(&self, canonical: &Canonical) -> bool {
+        self.canonical == *canonical || canonical.is_mark_of(self.id)
     }
 
     /// Returns whether the plan reads one of these tables.

@@ -14,7 +14,9 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use datafusion::sql::sqlparser::ast::ObjectName;
 
-use crate::cache::{CacheName, CacheOptions, CacheRequest, CachedDefinition, providers_of};
+use crate::cache::{
+    CacheName, CacheOptions, CacheRequest, CachedDefinition, ViewIdentity, address_of, providers_of,
+};
 use crate::catalog::{CATALOG, Definition, TEMP, TableEntry, TableOpener};
 use crate::error::{Error, Result};
 use crate::query::QueryStream;
@@ -65,10 +67,7 @@ impl Session {
             refuse_system(&reference, &entry, "be cached")?;
             let (name, owner) = self.cache_name(&reference);
             let plan = self.plan_of(&reference, &entry).await?;
-            let view = match &entry.definition {
-                Definition::View(view) => Some(view.clone()),
-                _ => None,
-            };
+            let view = entry.view_identity();
             let is_lazy = cache.is_lazy;
             let request =
                 CacheRequest { name, owner, plan, view, options, is_lazy, identity: None };
@@ -93,17 +92,11 @@ impl Session {
         let name = CacheName { schema: TEMP.to_owned(), table: table.clone() };
         let owner = Some(self.inner.cache.id);
         let is_lazy = cache.is_lazy;
-        let request = CacheRequest {
-            name,
-            owner,
-            plan: plan.clone(),
-            view: None,
-            options,
-            is_lazy,
-            identity: None,
-        };
+        let provider: Arc<dyn TableProvider> =
+            Arc::new(ViewTable::new(plan.clone(), Some(cache.text.clone())));
+        let view = Some(ViewIdentity::Provider(address_of(&provider)));
+        let request = CacheRequest { name, owner, plan, view, options, is_lazy, identity: None };
         self.inner.cache.tables.cache(&state, request).await?;
-        let provider = Arc::new(ViewTable::new(plan, Some(cache.text.clone())));
         let definition = Definition::Provider { provider, text: Some(cache.text) };
         let entry = Arc::new(TableEntry::new(definition, None));
         self.inner.catalog.add_temporary(&table, entry, false)?;
@@ -122,10 +115,7 @@ impl Session {
         };
         let reference = TableReference::partial(schema.as_str(), table.as_str());
         let plan = self.plan_of(&reference, entry).await?;
-        let view = match &entry.definition {
-            Definition::View(view) => Some(view.clone()),
-            _ => None,
-        };
+        let view = entry.view_identity();
         let name = CacheName { schema: schema.clone(), table: table.clone() };
         let request = CacheRequest {
             name,
