@@ -197,6 +197,18 @@ fn mark_of(plan: &LogicalPlan) -> Option<u64> {
     alias.alias.table().strip_prefix(MARK)?.parse().ok()
 }
 
+/// Returns how large a plan is: as large as all that are equal to it, and larger than its parts.
+pub(crate) fn weight_of(plan: &LogicalPlan) -> usize {
+    let mut weight = 0;
+    // The closure cannot fail.
+    let _ = plan.apply_with_subqueries(|node| {
+        let is_name = matches!(node, LogicalPlan::SubqueryAlias(_)) || is_identity(node);
+        weight += usize::from(!is_name);
+        Ok(TreeNodeRecursion::Continue)
+    });
+    weight
+}
+
 /// Returns the providers that a plan reads, those of its subqueries too.
 pub(crate) fn providers_of(plan: &LogicalPlan) -> Vec<Arc<dyn TableProvider>> {
     let mut providers = Vec::new();

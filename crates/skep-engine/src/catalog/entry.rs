@@ -8,7 +8,6 @@ use datafusion::logical_expr::TableType;
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
-use crate::cache::{ViewIdentity, address_of};
 use crate::files::FileTable;
 
 /// The text of a view, planned anew by each query that names it.
@@ -65,17 +64,6 @@ impl TableEntry {
             Definition::Files { .. } | Definition::System(_) => false,
             Definition::View(_) => true,
             Definition::Provider { provider, .. } => provider.table_type() == TableType::View,
-        }
-    }
-
-    /// Returns by what a view is known again; `None` of a table.
-    pub(crate) fn view_identity(&self) -> Option<ViewIdentity> {
-        match &self.definition {
-            Definition::View(view) => Some(ViewIdentity::Text(view.clone())),
-            Definition::Provider { provider, .. } if self.is_view() => {
-                Some(ViewIdentity::Provider(address_of(provider)))
-            }
-            _ => None,
         }
     }
 
