@@ -175,3 +175,30 @@ async fn what_a_table_was_yields_to_what_it_becomes() {
         fixture.run("REFRESH TABLE lineitem").await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_disk_has_no_room_for_goes_away_and_is_made_again() {
+    const DISK_ONLY: &str = "OPTIONS ('storageLevel' 'DISK_ONLY')";
+    let taken = {
+        let fixture = Fixture::new(|_| {}).await;
+        fixture.lineitem(0.02).await;
+        fixture.run(&format!("CACHE TABLE lineitem {DISK_ONLY}")).await;
+        fixture.figure("disk_bytes").await
+    };
+    let fixture = Fixture::new(|config| config.spill_limit = taken + taken / 3).await;
+    fixture.lineitem(0.02).await;
+    let before = fixture.run(LINES).await;
+    fixture.run(&format!("CACHE TABLE lineitem {DISK_ONLY}")).await;
+    let figure = async |column: &str| {
+        let of = "FROM system.cached_tables WHERE table_name = 'lineitem'";
+        fixture.run(&format!("SELECT {column} {of}")).await.remove(0).parse::<u64>().unwrap()
+    };
+    let all = figure("partitions").await;
+    assert_eq!(figure("cached_partitions").await, all);
+    let other = "SELECT * FROM lineitem WHERE l_linenumber < 4";
+    fixture.run(&format!("CACHE TABLE other {DISK_ONLY} AS {other}")).await;
+    let left = figure("cached_partitions").await;
+    assert!(left < all, "{left} of {all}");
+    assert_eq!(fixture.run(LINES).await, before);
+    assert!(figure("rebuilt").await > 0);
+}
