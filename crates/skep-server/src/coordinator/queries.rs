@@ -32,7 +32,7 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 use tracing::error;
 
-use super::columns::{plain_batch, plain_schema};
+use super::columns::{messages, plain_batch, plain_schema};
 use super::flight_sql::SqlService;
 use super::front::Answers;
 use super::parameters;
@@ -212,7 +212,12 @@ impl SqlService {
         let id = running.id();
         let cancelled = Box::pin(running.cancelled());
         let plain = Arc::clone(&schema);
-        let batches = stream.take_until(cancelled).map(move |batch| plain_batch(batch?, &plain));
+        let most_bytes = self.config.message_bytes;
+        let batches = stream
+            .take_until(cancelled)
+            .map(move |batch| plain_batch(batch?, &plain))
+            .map_ok(move |batch| stream::iter(messages(batch, most_bytes)))
+            .try_flatten();
         // Held for as long as rows flow: the session and the place are in use, the statement can be
         // cancelled.
         let held = (running, session, place);
@@ -230,7 +235,8 @@ impl SqlService {
             .with_schema(schema)
             // What is left of dictionaries keeps its type, as announced.
             .with_dictionary_handling(DictionaryHandling::Resend)
-            .with_max_flight_data_size(self.config.message_bytes)
+            // They are cut already.
+            .with_max_flight_data_size(usize::MAX)
             .build(rows)
             .map_err(Status::from)
             .boxed()

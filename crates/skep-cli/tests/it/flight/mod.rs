@@ -46,9 +46,10 @@ pub(crate) async fn connect(coordinator: &Coordinator) -> Client {
 
 /// Connects, with no session but the connection's.
 pub(crate) async fn anonymous(coordinator: &Coordinator) -> Client {
-    let service = FlightServiceClient::new(channel(&coordinator.url).await);
-    let service = service.max_decoding_message_size(64 << 20);
-    FlightSqlServiceClient::new_from_inner(service)
+    // With the library's own limit on messages.
+    FlightSqlServiceClient::new_from_inner(FlightServiceClient::new(
+        channel(&coordinator.url).await,
+    ))
 }
 
 /// Fetches a result; every batch must have the announced schema, nullability included.

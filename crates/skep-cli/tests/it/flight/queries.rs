@@ -2,6 +2,7 @@
 
 use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt};
 use arrow_flight::{FlightDescriptor, FlightInfo};
+use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{DataType, Schema};
 use prost::Message;
 use skep_testkit::tpch::{self, DataSet, QUERY_COUNT, TABLES};
@@ -214,4 +215,22 @@ async fn a_statement_that_is_late_has_a_code_of_its_own() {
     refused(rows(&mut client, endless).await, Code::DeadlineExceeded, "");
     rows(&mut client, "RESET skep.statement_timeout").await.unwrap();
     assert_eq!(value(&mut client, "SELECT 1").await, "1");
+}
+
+#[tokio::test]
+async fn long_rows_side_by_side_are_no_message_that_clients_refuse() {
+    let coordinator = Coordinator::start(&[]);
+    let mut client = connect(&coordinator).await;
+    // Equally many rows of each message would be sixteen of these in one.
+    let text = "SELECT CASE WHEN value <= 8 THEN repeat('x', 1500000) ELSE 'y' END AS t, value AS n \
+                FROM generate_series(1, 8000)";
+    let info = client.execute(text.to_owned(), None).await.unwrap();
+    let (_, batches) = fetch(&mut client, info).await.unwrap();
+    assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 8000);
+    assert!(batches.len() >= 8, "{} messages", batches.len());
+    let binary = "SELECT CASE WHEN value <= 8 THEN CAST(repeat('x', 1500000) AS BYTEA) \
+                  ELSE CAST('y' AS BYTEA) END AS b FROM generate_series(1, 8000)";
+    let info = client.execute(binary.to_owned(), None).await.unwrap();
+    let (_, batches) = fetch(&mut client, info).await.unwrap();
+    assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 8000);
 }
