@@ -125,20 +125,20 @@ impl SqlService {
         let schema = match command {
             Command::CommandStatementQuery(command) => {
                 refuse_transaction(command.transaction_id.as_ref())?;
-                let wanted = Wanted::Text(command.query);
-                let description = self.describe(&session, &wanted, None).await?;
+                let said = Said::now(&session, Wanted::Text(command.query), exact);
+                let description = self.describe(&session, &said, None).await?;
                 shown(&description.schema, exact)
             }
             Command::CommandPreparedStatementQuery(command) => {
                 let said = self.prepared(&session, &command.prepared_statement_handle)?;
                 let values = parameters::decode(&said.parameters)?;
-                let description = self.describe(&session, &said.wanted, values.as_ref()).await?;
+                let description = self.describe(&session, &said, values.as_ref()).await?;
                 shown(&description.schema, said.is_exact)
             }
             Command::CommandStatementSubstraitPlan(command) => {
                 refuse_transaction(command.transaction_id.as_ref())?;
-                let wanted = planned(command.plan)?;
-                let description = self.describe(&session, &wanted, None).await?;
+                let said = Said::now(&session, planned(command.plan)?, exact);
+                let description = self.describe(&session, &said, None).await?;
                 shown(&description.schema, exact)
             }
             command => metadata::schema_of(command).ok_or_else(malformed)?,
@@ -329,8 +329,7 @@ impl FlightSqlService for SqlService {
         let session = session(&request)?;
         refuse_transaction(query.transaction_id.as_ref())?;
         let is_exact = is_exact(&session, request.metadata());
-        let wanted = Wanted::Text(query.query);
-        let said = Said { wanted, parameters: Bytes::new(), is_exact };
+        let said = Said::now(&session, Wanted::Text(query.query), is_exact);
         self.announce(&session, said, request.into_inner()).await.map(Response::new)
     }
 
@@ -352,7 +351,7 @@ impl FlightSqlService for SqlService {
         let session = session(&request)?;
         refuse_transaction(query.transaction_id.as_ref())?;
         let is_exact = is_exact(&session, request.metadata());
-        let said = Said { wanted: planned(query.plan)?, parameters: Bytes::new(), is_exact };
+        let said = Said::now(&session, planned(query.plan)?, is_exact);
         self.announce(&session, said, request.into_inner()).await.map(Response::new)
     }
 
@@ -461,7 +460,7 @@ impl FlightSqlService for SqlService {
         let session = session(&request)?;
         let said = self.prepared(&session, &query.prepared_statement_handle)?;
         let values = parameters::decode(&said.parameters)?;
-        let result = self.run(&session, &said.wanted, values.as_ref()).await?;
+        let result = self.run(&session, &said, values.as_ref()).await?;
         let schema = shown(&result.stream.schema(), said.is_exact);
         Ok(Response::new(self.rows(result, schema)))
     }
@@ -580,7 +579,8 @@ impl FlightSqlService for SqlService {
     ) -> Result<i64, Status> {
         let session = session(&request)?;
         refuse_transaction(command.transaction_id.as_ref())?;
-        self.update(&session, &Wanted::Text(command.query), None).await
+        let said = Said::now(&session, Wanted::Text(command.query), false);
+        self.update(&session, &said, None).await
     }
 
     async fn do_put_statement_ingest(
@@ -616,7 +616,7 @@ impl FlightSqlService for SqlService {
             Some(values) => Some(values),
             None => parameters::decode(&said.parameters)?,
         };
-        self.update(&session, &said.wanted, values.as_ref()).await
+        self.update(&session, &said, values.as_ref()).await
     }
 
     async fn do_put_substrait_plan(
@@ -639,7 +639,8 @@ impl FlightSqlService for SqlService {
         let session = session(&request)?;
         refuse_transaction(query.transaction_id.as_ref())?;
         let is_exact = is_exact(&session, request.metadata());
-        self.prepare(&session, Wanted::Text(query.query), is_exact).await
+        let said = Said::now(&session, Wanted::Text(query.query), is_exact);
+        self.prepare(&session, said).await
     }
 
     /// Nothing is kept for a handle.
@@ -660,7 +661,8 @@ impl FlightSqlService for SqlService {
         let session = session(&request)?;
         refuse_transaction(query.transaction_id.as_ref())?;
         let is_exact = is_exact(&session, request.metadata());
-        self.prepare(&session, planned(query.plan)?, is_exact).await
+        let said = Said::now(&session, planned(query.plan)?, is_exact);
+        self.prepare(&session, said).await
     }
 
     async fn do_action_begin_transaction(

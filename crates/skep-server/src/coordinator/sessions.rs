@@ -224,11 +224,6 @@ impl Sessions {
         drop(closed);
     }
 
-    /// Returns whether a statement of any session runs, or its rows flow.
-    pub(super) fn are_in_use(&self) -> bool {
-        self.open.lock().values().any(|entry| Arc::strong_count(&entry.session) > 1)
-    }
-
     /// Closes all sessions.
     pub(super) fn close_all(&self) {
         let closed = std::mem::take(&mut *self.open.lock());
@@ -396,9 +391,7 @@ mod tests {
         let (idle, used) = (request(&caller("idle")), request(&caller("used")));
         drop(sessions.open(&caller("idle"), start).unwrap());
         drop(sessions.open(&caller("used"), start).unwrap());
-        assert!(!sessions.are_in_use());
         let held = sessions.of(&used, start).unwrap();
-        assert!(sessions.are_in_use());
         sessions.sweep(start + IDLE);
         assert!(sessions.of(&idle, start + IDLE).is_err());
         assert!(sessions.of(&used, start + IDLE).is_ok());
