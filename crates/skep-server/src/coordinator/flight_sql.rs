@@ -36,6 +36,7 @@ use skep_proto::client::{CloseSessionResult, SetSessionOptionsRequest};
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::front::Answers;
+use super::place::Place;
 use super::queries::{Said, Wanted, encode_schema, is_exact, shown};
 use super::results::PendingResults;
 use super::session_options::{options, set_options};
@@ -97,6 +98,7 @@ impl SqlService {
         let bounds = Bounds {
             statement_bytes: config.results.max_statement_bytes,
             sessions: config.sessions.max_count,
+            prepared_timeout: config.results.prepared_timeout,
         };
         let failed = |error: FlightError| Error::Internal { message: error.to_string() };
         let info = sql_info(&sessions.bare_session(), bounds).map_err(failed)?;
@@ -314,7 +316,12 @@ impl FlightSqlService for SqlService {
         request: Request<Streaming<HandshakeRequest>>,
     ) -> Result<Response<BoxStream<'static, Result<HandshakeResponse, Status>>>, Status> {
         let caller = Caller::of(request.extensions())?;
-        self.sessions.open(caller, Instant::now())?;
+        let session = self.sessions.open(caller, Instant::now())?;
+        // Who names what is not there should know it at once.
+        if let Err(refused) = Place::of(request.metadata()).and_then(|it| session.begin_in(&it)) {
+            self.sessions.close(&session.token);
+            return Err(refused);
+        }
         // The gate says the token in a header too.
         let payload = caller.token.clone().unwrap_or_default().into();
         let answer = HandshakeResponse { protocol_version: 0, payload };
