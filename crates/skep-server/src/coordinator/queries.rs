@@ -14,7 +14,9 @@ use arrow_flight::error::FlightError;
 use arrow_flight::sql::{
     ActionCreatePreparedStatementResult, ProstMessageExt, TicketStatementQuery,
 };
-use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, IpcMessage, SchemaAsIpc, Ticket};
+use arrow_flight::{
+    FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, IpcMessage, SchemaAsIpc, Ticket,
+};
 use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
@@ -215,7 +217,7 @@ impl SqlService {
         &self,
         session: &Arc<OpenSession>,
         handle: &[u8],
-    ) -> Result<Answers<arrow_flight::FlightData>, Status> {
+    ) -> Result<Answers<FlightData>, Status> {
         let claim = self.tickets.open(Purpose::Result, session.id, handle, SystemTime::now())?;
         let (query, announced) = (claim.query, claim.schema.clone());
         let said = Said::of(claim);
@@ -241,11 +243,7 @@ impl SqlService {
     }
 
     /// Makes messages of a result's rows. Dropping them stops the query.
-    pub(super) fn rows(
-        &self,
-        result: PendingResult,
-        schema: SchemaRef,
-    ) -> Answers<arrow_flight::FlightData> {
+    pub(super) fn rows(&self, result: PendingResult, schema: SchemaRef) -> Answers<FlightData> {
         let PendingResult { stream, running, session, place } = result;
         let id = running.id();
         let cancelled = Box::pin(running.cancelled());
@@ -264,12 +262,21 @@ impl SqlService {
         let rows = batches
             .chain(end)
             .map_err(move |error| FlightError::Tonic(Box::new(reported(&error, id))));
+        // The first message as it was announced: the encoder writes lists with offsets of 64 bits
+        // as if they had 32, which makes other rows of them.
+        let options = IpcWriteOptions::default();
+        let said = FlightData::from(SchemaAsIpc::new(&schema, &options));
+        let mut said = Some(said.data_header);
         FlightDataEncoderBuilder::new()
             .with_schema(schema)
             // What is left of dictionaries keeps its type, as announced.
             .with_dictionary_handling(DictionaryHandling::Resend)
             .with_max_flight_data_size(self.config.message_bytes)
             .build(rows)
+            .map_ok(move |message| match said.take() {
+                Some(data_header) => FlightData { data_header, ..message },
+                None => message,
+            })
             .map_err(Status::from)
             .boxed()
     }
