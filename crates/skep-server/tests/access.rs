@@ -429,7 +429,7 @@ async fn health_is_told_by_service_and_by_workers_too() {
     let worker = WorkerConfig {
         token: Some("cluster".to_owned()),
         memory_limit: Some(64 << 20),
-        ..WorkerConfig::new(&format!("grpc://{}", server.address()))
+        ..WorkerConfig::new(format!("grpc://{}", server.address()))
     };
     let worker = WorkerServer::start(worker).await.unwrap();
     let address = format!("http://{}", worker.address());
