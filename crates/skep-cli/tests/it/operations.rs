@@ -91,7 +91,7 @@ async fn a_second_signal_ends_a_worker_and_a_cluster_at_once() {
     let coordinator = Coordinator::start(&[]);
     let worker = ["worker", "--coordinator", &coordinator.url, "--slots", "1"];
     let mut worker = Role::start(&[&worker[..], &["--memory", "64MiB"]].concat());
-    let _open = watched(&word(&worker.line(), "grpc://").to_owned()).await;
+    let _open = watched(word(&worker.line(), "grpc://")).await;
     // Two of a kind at a time may count as one.
     worker.signal(Signal::Term);
     worker.signal(Signal::Int);
