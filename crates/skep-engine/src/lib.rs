@@ -35,7 +35,7 @@ mod tests;
 pub use access::{Principal, Role};
 pub use cache::{
     CacheHost, CacheLevel, CacheOptions, CacheScanExec, CacheScanParts, CachedInputs, CachedRows,
-    CachedShape, CachedSource, ClusterBy, HostedFigures, HostedParts, HostedTable,
+    CachedShape, CachedSource, ClusterBy, HostedFigures, HostedHold, HostedParts, HostedTable,
     PartitionSummary, RowsWanted, StoreFailure, as_cached, cache_partition, check_sources,
     decode_cached,
 };

@@ -27,7 +27,7 @@ use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 use futures::{FutureExt, StreamExt};
 
 use crate::access::{AccessPolicy, Principal};
-use crate::cache::{CacheLease, CacheName};
+use crate::cache::{CacheLease, CacheName, ViewIdentity, address_of};
 use crate::catalog::{
     CATALOG, CatalogList, Definition, PUBLIC, SessionCatalog, TEMP, TableEntry, TableOpener,
     ViewText,
@@ -246,13 +246,19 @@ impl Session {
     /// Returns the state with which a statement is planned and run: the session's settings, and what
     /// the executor wants.
     pub(crate) fn state(&self) -> SessionState {
+        let mut state = self.lasting_state();
+        if let Some(deadline) = &self.deadline {
+            state.config_mut().set_extension(Arc::clone(deadline));
+        }
+        state
+    }
+
+    /// The same for what outlives the statement: it has no deadline.
+    pub(crate) fn lasting_state(&self) -> SessionState {
         let mut state = self.inner.context.state();
         self.inner.set_width(state.config_mut());
         if let Some(text) = &self.text {
             state.config_mut().set_extension(Arc::clone(text));
-        }
-        if let Some(deadline) = &self.deadline {
-            state.config_mut().set_extension(Arc::clone(deadline));
         }
         if let Some(tag) = &self.tag {
             state.config_mut().set_extension(Arc::clone(tag));
@@ -518,11 +524,65 @@ impl SessionInner {
         entry: &TableEntry,
         scope: &Scope,
     ) -> Option<Arc<dyn TableProvider>> {
-        let Definition::View(view) = &entry.definition else { return None };
-        let schema = reference.schema().unwrap_or(&scope.schema).to_owned();
-        let name = CacheName { schema, table: reference.table().to_owned() };
-        let plan = self.cache.tables.plan_of_view(&name, view, self.cache.id)?;
-        Some(Arc::new(ViewTable::new(plan, Some(view.query.clone()))))
+        let schema = match &entry.definition {
+            Definition::View(_) => reference.schema().unwrap_or(&scope.schema),
+            Definition::Provider { .. } => TEMP,
+            Definition::Files { .. } | Definition::System(_) => return None,
+        };
+        let name = CacheName { schema: schema.to_owned(), table: reference.table().to_owned() };
+        let tables = &self.cache.tables;
+        // Most are not cached, and need not be looked at.
+        tables.named(&name, self.cache.id)?;
+        // A view that cannot be looked at is planned anew, which says why.
+        let view = self.view_identity(entry).ok()??;
+        let plan = tables.plan_of_view(&name, &view, self.cache.id)?;
+        Some(Arc::new(ViewTable::new(plan, None)))
+    }
+
+    /// Returns by what a view is known again; `None` of a table.
+    ///
+    /// # Errors
+    /// If its text, or that of a view which it names, is no query.
+    pub(crate) fn view_identity(&self, entry: &TableEntry) -> Result<Option<ViewIdentity>> {
+        match &entry.definition {
+            Definition::View(view) => {
+                let mut nested = Vec::new();
+                self.add_nested(view, &mut nested)?;
+                Ok(Some(ViewIdentity::Text { view: view.clone(), nested }))
+            }
+            Definition::Provider { provider, .. } if entry.is_view() => {
+                Ok(Some(ViewIdentity::Provider(address_of(provider))))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Adds the views that the text of a view names, and those that theirs name, each once.
+    fn add_nested(&self, view: &ViewText, nested: &mut Vec<(CacheName, ViewText)>) -> Result<()> {
+        let state = self.context.state_ref();
+        let (limits, normalizes) = {
+            let state = state.read();
+            let options = state.config_options();
+            (ParserLimits::of(options), options.sql_parser.enable_ident_normalization)
+        };
+        let Statement::Plan(statement) = sql::parse(&view.query, limits)? else { return Ok(()) };
+        let scope = Scope {
+            schema: view.schema.clone(),
+            temporaries: false,
+            is_checked: false,
+            view_depth: 0,
+        };
+        for reference in resolve_table_references(&statement, normalizes)?.0 {
+            let Some(entry) = self.find(&reference, &scope)? else { continue };
+            let Definition::View(inner) = &entry.definition else { continue };
+            let schema = reference.schema().unwrap_or(&scope.schema).to_owned();
+            let name = CacheName { schema, table: reference.table().to_owned() };
+            if !nested.iter().any(|(known, _)| *known == name) {
+                nested.push((name, inner.clone()));
+                self.add_nested(inner, nested)?;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn find(

@@ -4,13 +4,15 @@
 //! read soon by a query that runs now. So cached partitions go first, least recently used first,
 //! until only the protected share is left; then exchange output, least recently used first.
 //!
-//! A table that is being written drops no partition of its own: a table that does not fit would
-//! otherwise drop each partition shortly before it is wanted, and nothing would ever be found.
+//! A content of a table that is being written drops no partition of its own: a table that does not fit
+//! would otherwise drop each partition shortly before it is wanted, and nothing would ever be found.
+//! What the table was before has to go like any other's.
 //!
 //! **Invariant:** exchange output is never dropped, and neither is what somebody reads.
 
 use std::sync::Arc;
 
+use crate::ids::Epoch;
 use crate::key::StorageLevel;
 
 /// What a partition is for.
@@ -20,13 +22,16 @@ pub(super) enum Purpose {
     Cached,
 }
 
+/// One content of a cached table.
+pub(super) type ContentKey = (Arc<str>, Epoch);
+
 /// What a decision needs to know about one partition.
 #[derive(Debug, Clone)]
 pub(super) struct Descriptor {
     pub(super) id: u64,
     pub(super) purpose: Purpose,
-    /// The cached table that it is of.
-    pub(super) table: Option<Arc<str>>,
+    /// The cached table, and the content of it, that it is of.
+    pub(super) content: Option<ContentKey>,
     pub(super) level: StorageLevel,
     /// Whether its writer has finished; only then may it be dropped.
     pub(super) is_sealed: bool,
@@ -48,15 +53,15 @@ pub(super) enum Decision {
 }
 
 /// Chooses whose memory to free, in order, until `needed` bytes are reached or nobody is left, on
-/// behalf of `writing`, a cached table, or of anybody else.
+/// behalf of `writing`, a content of a cached table, or of anybody else.
 pub(super) fn free_memory(
     partitions: &[Descriptor],
     needed: usize,
     protected_cache_bytes: usize,
-    writing: Option<&Arc<str>>,
+    writing: Option<&ContentKey>,
 ) -> Vec<Decision> {
     let is_open = |partition: &&Descriptor| match memory_decision(partition) {
-        Some(Decision::Drop(_)) => writing.is_none() || partition.table.as_ref() != writing,
+        Some(Decision::Drop(_)) => writing.is_none() || partition.content.as_ref() != writing,
         Some(Decision::Spill(_) | Decision::SpillSome(_, _)) => true,
         None => false,
     };
@@ -140,7 +145,7 @@ mod tests {
         Descriptor {
             id,
             purpose,
-            table: (purpose == Cached).then(|| format!("t{id}").into()),
+            content: (purpose == Cached).then(|| (format!("t{id}").into(), Epoch(1))),
             level: StorageLevel::MemoryAndDisk,
             is_sealed: true,
             memory_bytes,
@@ -198,8 +203,11 @@ mod tests {
             only(3),
         ];
         assert_eq!(free_memory(&all, 100, 0, None), [Drop(3)]);
-        assert_eq!(free_memory(&all, 100, 0, all[3 - 1].table.as_ref()), []);
-        assert_eq!(free_memory(&all, 100, 0, all[0].table.as_ref()), [Drop(3)]);
+        assert_eq!(free_memory(&all, 100, 0, all[3 - 1].content.as_ref()), []);
+        assert_eq!(free_memory(&all, 100, 0, all[0].content.as_ref()), [Drop(3)]);
+        // The content that the table has from now on takes the place of the one that it had.
+        let next = all[3 - 1].content.as_ref().map(|(table, _)| (Arc::clone(table), Epoch(2)));
+        assert_eq!(free_memory(&all, 100, 0, next.as_ref()), [Drop(3)]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use parking_lot::Mutex;
 
-use crate::eviction::{Descriptor, Purpose};
+use crate::eviction::{ContentKey, Descriptor, Purpose};
 use crate::frame::{Form, FrameCounts};
 use crate::key::{PartitionKey, StorageLevel};
 use crate::ledger::Held;
@@ -103,11 +103,11 @@ impl Partition {
         }
     }
 
-    /// Returns the cached table that it is of, if any.
-    pub(super) fn table(&self) -> Option<&Arc<str>> {
+    /// Returns the content of a cached table that it is of, if any.
+    pub(super) fn content(&self) -> Option<ContentKey> {
         match &self.key {
             PartitionKey::Exchange { .. } => None,
-            PartitionKey::Cached { table, .. } => Some(table),
+            PartitionKey::Cached { table, epoch, .. } => Some((Arc::clone(table), *epoch)),
         }
     }
 
@@ -133,7 +133,7 @@ impl Partition {
         Descriptor {
             id: self.id,
             purpose: self.purpose(),
-            table: self.table().cloned(),
+            content: self.content(),
             level: self.level,
             is_sealed,
             memory_bytes: contents.memory_bytes - contents.spilling_bytes,

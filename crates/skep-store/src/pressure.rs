@@ -14,7 +14,7 @@ use datafusion::execution::memory_pool::MemoryReservation;
 use tracing::debug;
 
 use crate::error::{Error, Result};
-use crate::eviction::{self, Decision, Purpose};
+use crate::eviction::{self, ContentKey, Decision, Purpose};
 use crate::frame;
 use crate::partition::{Partition, SpillTicket};
 use crate::partition_store::StoreInner;
@@ -33,15 +33,15 @@ pub(super) enum Victim {
 }
 
 impl StoreInner {
-    /// Spills or drops about `needed` bytes of memory, on behalf of `writing`, a cached table, or of
-    /// anybody else; returns whether there was anything to do.
+    /// Spills or drops about `needed` bytes of memory, on behalf of `writing`, a content of a cached
+    /// table, or of anybody else; returns whether there was anything to do.
     ///
     /// # Errors
     /// If nothing can be written to disk.
     pub(super) async fn make_room(
         self: &Arc<Self>,
         needed: usize,
-        writing: Option<&Arc<str>>,
+        writing: Option<&ContentKey>,
     ) -> Result<bool> {
         let permit = self.io_permit().await?;
         let enough = needed.max(self.config.yield_step_bytes);
@@ -109,7 +109,7 @@ impl StoreInner {
         Ok(true)
     }
 
-    fn memory_victims(&self, needed: usize, writing: Option<&Arc<str>>) -> Vec<Victim> {
+    fn memory_victims(&self, needed: usize, writing: Option<&ContentKey>) -> Vec<Victim> {
         let (descriptors, mut by_id) = self.describe_all();
         // The share is protected from queries. Among cached tables the least recently used goes, or
         // the first to be cached would stay for good.

@@ -215,7 +215,7 @@ impl PartitionWriter {
         mut footprint: Footprint,
     ) -> Result<crate::ledger::Held> {
         let ledger = Arc::clone(&self.inner.ledger);
-        let table = self.open.outputs[0].table().cloned();
+        let content = self.open.outputs[0].content();
         let needed = footprint.total;
         // Each writer has a little in any case, or one batch a frame would go to disk.
         let buffer = self.inner.config.write_buffer_bytes;
@@ -223,7 +223,7 @@ impl PartitionWriter {
             return Ok(ledger.hold(batch, footprint));
         }
         for _ in 0..ROUNDS {
-            let has_room = self.inner.make_room(needed, table.as_ref()).await?;
+            let has_room = self.inner.make_room(needed, content.as_ref()).await?;
             if !has_room {
                 self.inner.settle().await?;
             }

@@ -5,8 +5,11 @@
 //! answers has read none.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use datafusion::common::runtime::{JoinSet, SpawnedTask};
 use skep_client::Client;
 use skep_testkit::cluster::{Signal, signal};
 use skep_testkit::object_server::ObjectServer;
@@ -79,6 +82,24 @@ async fn wait_until_lost(cluster: &Cluster, worker: &str) {
     cluster.wait_for(&lost, |rows| rows.iter().all(|row| row[0] == "lost")).await;
 }
 
+/// Waits until somebody wants the bytes of a held file.
+async fn wait_for_reader(server: &ObjectServer, file: &str) {
+    let (server, file) = (server.clone(), file.to_owned());
+    let waiting = tokio::task::spawn_blocking(move || server.wait_for_requests(&file, 1, PATIENCE));
+    assert!(waiting.await.unwrap());
+}
+
+/// Runs a statement, which must not wait for anything that is held.
+async fn at_once(client: &Client, statement: &str) -> Vec<Vec<String>> {
+    tokio::time::timeout(PATIENCE, rows(client, statement)).await.unwrap().unwrap()
+}
+
+/// Waits until the workers keep nothing.
+async fn wait_until_empty(cluster: &Cluster) {
+    let stored = "SELECT count(*) FROM system.workers WHERE stored_bytes > 0";
+    cluster.wait_for(stored, |rows| rows == [["0"]]).await;
+}
+
 /// Asserts that all that a query read of cached tables was where it ran, and how often it did.
 async fn all_is_local(cluster: &Cluster, query: &str, count: usize) {
     let tasks = format!(
@@ -107,8 +128,30 @@ async fn a_cached_table_is_spread_over_the_workers_and_read_where_it_lies() {
     }
     assert_eq!(figure(&client, "facts", "hits || ' ' || misses || ' ' || rebuilt").await, "12 0 0");
     rows(&client, "UNCACHE TABLE facts").await.unwrap();
-    let stored = "SELECT count(*) FROM system.workers WHERE stored_bytes > 0";
-    cluster.wait_for(stored, |rows| rows == [["0"]]).await;
+    wait_until_empty(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_comes_gets_a_share_of_what_is_cached_from_then_on() {
+    let (mut cluster, server) = (Cluster::start(2, 1, "").await, tables());
+    let client = session(&cluster, &server, &["CACHE TABLE facts"]).await;
+    assert_eq!(figure(&client, "facts", "partitions || ' ' || worker").await, "2 w1, w2");
+    let url = cluster.processes.url.clone();
+    let newcomer =
+        Role::start(&["worker", "--coordinator", &url, "--slots", "1", "--exit-with-stdin"]);
+    cluster.add_worker(&newcomer.line());
+    let live = "SELECT count(*) FROM system.workers WHERE state = 'live'";
+    cluster.wait_for(live, |rows| rows == [["3"]]).await;
+    rows(&client, "CACHE TABLE dims").await.unwrap();
+    rows(&client, "REFRESH TABLE facts").await.unwrap();
+    let shown = "cached_partitions || ' ' || worker";
+    assert_eq!(figure(&client, "facts", shown).await, "3 w1, w2, w3");
+    // Two partitions, for its four files are not cut.
+    assert_eq!(figure(&client, "dims", "worker LIKE '%w3%'").await, "true");
+    let mut expected = embedded_answer(&preamble(&server), GROUPED).await;
+    hold_facts(&server);
+    let id = check(&cluster, &client, GROUPED, &mut expected).await;
+    all_is_local(&cluster, &id, 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,6 +173,151 @@ async fn tables_that_are_clustered_alike_join_with_no_bytes_exchanged() {
     assert_eq!(cluster.ask(&exchanged).await, [["1", "1"]]);
     let id = answers(&cluster, &client, &server, GROUPED).await;
     all_is_local(&cluster, &id, 4).await;
+    // Each group is made in one task: nothing else ran, and nothing went from worker to worker.
+    let all = format!(
+        "SELECT count(*), count(DISTINCT stage), sum(rows), sum(remote_bytes) FROM system.tasks \
+         WHERE query = '{id}' AND state = 'sealed' AND attempt IS NOT NULL \
+         AND worker <> 'coordinator'"
+    );
+    let all = cluster.ask(&all).await;
+    assert_eq!(all[0][..3], ["4", "1", "97"], "{all:?}");
+    assert!(["0", "NULL"].contains(&all[0][3].as_str()), "{all:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_while_a_table_is_loaded_is_seen() {
+    let (cluster, server) = (Cluster::start(2, 2, "").await, tables());
+    let make = "CREATE TABLE extra AS SELECT 1 AS k, 2 AS v";
+    let (client, other) =
+        (session(&cluster, &server, &[make]).await, session(&cluster, &server, &[]).await);
+    let cache = "CACHE TABLE whole AS \
+                 SELECT k, v FROM facts UNION ALL SELECT k, v FROM extra";
+    let file = "bucket/facts/part-0.csv";
+    for (round, statement) in [cache, "REFRESH TABLE whole"].into_iter().enumerate() {
+        server.hold(file);
+        let loading = {
+            let client = client.clone();
+            SpawnedTask::spawn(async move { rows(&client, statement).await })
+        };
+        wait_for_reader(&server, file).await;
+        at_once(&other, "INSERT INTO extra VALUES (1, 2)").await;
+        server.release(file);
+        tokio::time::timeout(PATIENCE, loading).await.unwrap().unwrap().unwrap();
+        let seen = at_once(&client, "SELECT count(*) FROM whole").await;
+        assert_eq!(seen, [[(16_002 + round).to_string()]], "{statement}");
+    }
+    rows(&client, "UNCACHE TABLE whole").await.unwrap();
+    // What is taken out while it is loaded does not come.
+    server.hold(file);
+    let loading = {
+        let client = client.clone();
+        let cache = cache.replace("TABLE whole", "TABLE again");
+        SpawnedTask::spawn(async move { rows(&client, &cache).await })
+    };
+    wait_for_reader(&server, file).await;
+    at_once(&other, "DROP TABLE extra").await;
+    server.release(file);
+    // It may miss the file that is gone.
+    drop(tokio::time::timeout(PATIENCE, loading).await.unwrap());
+    let none = at_once(&client, "SELECT count(*) FROM system.cached_tables").await;
+    assert_eq!(none, [["0"]]);
+    wait_until_empty(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_keeps_the_partitions_that_it_was_planned_with() {
+    for statement in ["UNCACHE TABLE facts", "REFRESH TABLE facts", "CLEAR CACHE"] {
+        let (cluster, server) = (Cluster::start(4, 1, "").await, tables());
+        let client = session(&cluster, &server, &["CACHE TABLE facts"]).await;
+        let held =
+            Held::start_in(client.clone(), &cluster, &server, NAMED, "dims/part-1.csv").await;
+        // They cannot be made again as they were.
+        for part in 0..8 {
+            let text = b"k,v,w\n1,2,3\n".to_vec();
+            server.put(&format!("bucket/facts/part-{part}.csv"), text);
+        }
+        at_once(&client, statement).await;
+        held.finish().await;
+        let count = at_once(&client, "SELECT count(*) FROM facts").await;
+        assert_eq!(count, [["8"]], "{statement}");
+        at_once(&client, "CLEAR CACHE").await;
+        wait_until_empty(&cluster).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_misses_rows_that_were_put_in_before() {
+    let cluster = Cluster::start(2, 2, "").await;
+    let client = Client::connect(&cluster.processes.url).await.unwrap();
+    rows(&client, "CREATE TABLE t AS SELECT 0 AS a, 0 AS g").await.unwrap();
+    rows(&client, "CREATE VIEW v AS SELECT g, count(*) AS n FROM t GROUP BY g").await.unwrap();
+    let (begun, ended) = (Arc::new(AtomicUsize::new(1)), Arc::new(AtomicUsize::new(1)));
+    let mut sessions = JoinSet::new();
+    for number in 0..3_usize {
+        let url = cluster.processes.url.clone();
+        let (begun, ended) = (Arc::clone(&begun), Arc::clone(&ended));
+        sessions.spawn(async move {
+            let client = Client::connect(&url).await.unwrap();
+            for round in 0..10_usize {
+                let statement = match (number * 3 + round) % 10 {
+                    0 => "CACHE TABLE v",
+                    1 => "CACHE TABLE t",
+                    2 => "CACHE TABLE t CLUSTER BY (a) INTO 2 PARTITIONS",
+                    5 => "REFRESH TABLE t",
+                    7 => "UNCACHE TABLE IF EXISTS t",
+                    8 => "CLEAR CACHE",
+                    _ => "INSERT INTO t VALUES (1, 0)",
+                };
+                let is_insert = usize::from(statement.starts_with("INSERT"));
+                begun.fetch_add(is_insert, Ordering::SeqCst);
+                at_once(&client, statement).await;
+                ended.fetch_add(is_insert, Ordering::SeqCst);
+                for query in ["SELECT count(*) FROM t", "SELECT sum(n) FROM v"] {
+                    let least = ended.load(Ordering::SeqCst);
+                    let seen: usize = at_once(&client, query).await[0][0].parse().unwrap();
+                    let most = begun.load(Ordering::SeqCst);
+                    assert!((least..=most).contains(&seen), "{least} <= {seen} <= {most}: {query}");
+                }
+            }
+        });
+    }
+    while let Some(outcome) = sessions.join_next().await {
+        outcome.unwrap();
+    }
+    at_once(&client, "CLEAR CACHE").await;
+    wait_until_empty(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_with_little_room_keep_what_they_can_and_answer_right() {
+    let cluster = Cluster::start_with(2, 2, "", Some(512 << 10)).await;
+    let client = Client::connect(&cluster.processes.url).await.unwrap();
+    let make = "CREATE TABLE t AS SELECT value AS a, (value * 7919) % 1000003 AS b, \
+                md5(CAST(value AS VARCHAR)) AS s FROM generate_series(1, 60000) AS v(value)";
+    rows(&client, make).await.unwrap();
+    rows(&client, "SET datafusion.optimizer.repartition_file_min_size = 1").await.unwrap();
+    let query = "SELECT count(*), sum(a), sum(b), max(s), count(DISTINCT s) FROM t";
+    let expected = rows(&client, query).await.unwrap();
+    // In memory alone some is refused, and passes through; offered again later, it is refused again.
+    rows(&client, "CACHE TABLE t OPTIONS ('storageLevel' 'MEMORY_ONLY')").await.unwrap();
+    for _again in 0..10 {
+        assert_eq!(at_once(&client, query).await, expected);
+    }
+    let is_short = "cached_partitions < partitions AND misses > 0 AND disk_bytes = 0";
+    assert_eq!(figure(&client, "t", is_short).await, "true");
+    rows(&client, "CLEAR CACHE").await.unwrap();
+    // On disk there is room for all of it.
+    rows(&client, "CACHE TABLE t").await.unwrap();
+    for _again in 0..3 {
+        assert_eq!(at_once(&client, query).await, expected);
+    }
+    let is_whole = "cached_partitions = partitions AND misses = 0 AND rebuilt = 0";
+    assert_eq!(figure(&client, "t", is_whole).await, "true");
+    let on_disk = "SELECT disk_bytes > 0 FROM system.cached_tables WHERE table_name = 't'";
+    cluster.wait_for(on_disk, |rows| rows == [["true"]]).await;
+    assert!(!cluster.spill_files().is_empty());
+    rows(&client, "CLEAR CACHE").await.unwrap();
+    wait_until_empty(&cluster).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -170,7 +358,8 @@ async fn a_query_that_runs_when_a_keeper_dies_answers_right() {
         let (cluster, server) = (Cluster::start(4, 1, "").await, tables());
         let statement = format!("CACHE TABLE facts{clustering}");
         let client = session(&cluster, &server, &[statement.as_str()]).await;
-        let held = Held::start_in(client, &cluster, &server, NAMED, "dims/part-1.csv").await;
+        let held =
+            Held::start_in(client.clone(), &cluster, &server, NAMED, "dims/part-1.csv").await;
         let reader = held.only_running().await;
         let victim = cluster
             .processes
@@ -181,6 +370,9 @@ async fn a_query_that_runs_when_a_keeper_dies_answers_right() {
         held.kill(&victim);
         wait_until_lost(&cluster, &victim).await;
         held.finish().await;
+        // Nobody has asked for it since: the query itself had made again what was lost.
+        let rebuilt = figure(&client, "facts", "rebuilt >= 1 AND cached_partitions = 4").await;
+        assert_eq!(rebuilt, "true", "{clustering}");
     }
 }
 

@@ -14,7 +14,7 @@ use datafusion::error::Result as DfResult;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use parking_lot::Mutex;
-use skep_engine::{HostedFigures, HostedTable, PartitionSummary, Result};
+use skep_engine::{HostedFigures, HostedHold, HostedTable, PartitionSummary, Result};
 
 use super::directory::CacheDirectory;
 use crate::codec;
@@ -128,6 +128,14 @@ impl ClusterTable {
         guards
     }
 
+    /// Holds on to it and to the tables that it is made from, as a query does that is being planned.
+    fn held(&self) -> Vec<UseGuard> {
+        self.uses.change(|state| state.count += 1);
+        let mut guards = vec![UseGuard(Arc::clone(&self.uses))];
+        guards.extend(self.stages.tables.iter().flat_map(|used| used.table.held()));
+        guards
+    }
+
     /// Returns what the tasks of its stages run in a query in which they begin at `offset`.
     ///
     /// # Errors
@@ -216,6 +224,10 @@ impl HostedTable for ClusterTable {
 
     fn is_used(&self) -> bool {
         self.uses.state.lock().was_used
+    }
+
+    fn hold(&self) -> HostedHold {
+        Arc::new(self.held())
     }
 
     fn end(&self) {

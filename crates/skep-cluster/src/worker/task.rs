@@ -151,10 +151,11 @@ async fn making(
     }
 }
 
-/// What a task that makes a cached table reads must be as it was when the table was cached.
+/// What a task that makes a cached table reads must be as it was when the table was cached: its own
+/// files, for others are the business of other tasks.
 async fn check_sources_of(task: &PreparedTask) -> Result<(), DataFusionError> {
     let Some(table) = &task.lineage_of else { return Ok(()) };
-    Ok(check_sources(&task.plan, &task.context, table).await?)
+    Ok(check_sources(&task.plan, task.partition, &task.context, table).await?)
 }
 
 fn is_known_already(error: &DataFusionError) -> bool {

@@ -6,7 +6,8 @@
 //!
 //! What is not deterministic gives the same rows only if it is one and the same plan: such parts,
 //! and those of kinds that nobody taught this module, are equal if they are made of the very same
-//! parts in memory, as the two uses of one temporary view are.
+//! parts in memory. DataFusion's planner copies the plans of views, so those of cached views come
+//! [`marked`]: a mark is equal to itself.
 //!
 //! **Invariant:** whoever keeps a [`Canonical`] keeps its plan, too: addresses in it stay taken.
 
@@ -16,12 +17,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use datafusion::arrow::datatypes::DataType;
 use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, JoinType, NullEquality};
+use datafusion::common::{Column, DFSchema, JoinType, NullEquality, TableReference};
 use datafusion::datasource::source_as_provider;
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::{InList, Placeholder, Sort as SortExpr};
 use datafusion::logical_expr::{
-    Distinct, Expr, Join, LogicalPlan, Subquery, TableScan, Volatility,
+    Distinct, Expr, Join, LogicalPlan, LogicalPlanBuilder, Subquery, TableScan, Volatility,
 };
 
 /// A plan without its names.
@@ -47,6 +48,8 @@ pub(crate) enum Kind {
     Limit,
     Distinct,
     Window,
+    /// The rows of one cached table.
+    Marked,
     Other,
 }
 
@@ -88,6 +91,8 @@ enum Node {
     },
     Distinct,
     Window,
+    /// The rows of the cached table with this id.
+    Marked(u64),
     /// The very same plan, told by its own expressions and the addresses of what is below.
     Same {
         plan: Box<LogicalPlan>,
@@ -100,6 +105,7 @@ enum Node {
 /// Returns what kind of node decides whether a plan may be equal to another.
 pub(crate) fn kind_of(plan: &LogicalPlan) -> Kind {
     match plan {
+        LogicalPlan::SubqueryAlias(_) if mark_of(plan).is_some() => Kind::Marked,
         LogicalPlan::SubqueryAlias(alias) => kind_of(&alias.input),
         LogicalPlan::Projection(projection) if is_identity(plan) => kind_of(&projection.input),
         LogicalPlan::TableScan(_) => Kind::Scan,
@@ -121,6 +127,9 @@ pub(crate) fn kind_of(plan: &LogicalPlan) -> Kind {
 impl Canonical {
     /// Brings a plan into the form.
     pub(crate) fn of(plan: &LogicalPlan) -> Self {
+        if let Some(id) = mark_of(plan) {
+            return Self { node: Node::Marked(id), exprs: Vec::new(), inputs: Vec::new() };
+        }
         match plan {
             LogicalPlan::SubqueryAlias(alias) => Self::of(&alias.input),
             LogicalPlan::Projection(projection) if is_identity(plan) => Self::of(&projection.input),
@@ -149,16 +158,55 @@ impl Canonical {
             | Node::Sort { .. }
             | Node::Limit { .. }
             | Node::Window
+            | Node::Marked(_)
             | Node::Same { .. }
             | Node::Unique(_) => false,
         };
         is_known && self.inputs.iter().all(Self::is_repeatable)
     }
 
+    /// Returns whether a copy of the plan would be another one.
+    pub(crate) fn is_by_chance(&self) -> bool {
+        matches!(self.node, Node::Same { .. } | Node::Unique(_))
+            || self.inputs.iter().any(Self::is_by_chance)
+    }
+
+    /// Returns whether it is the mark of this cached table.
+    pub(crate) fn is_mark_of(&self, id: u64) -> bool {
+        self.node == Node::Marked(id)
+    }
+
     /// Returns whether another plan can ever be equal to it.
     pub(crate) fn is_unique(&self) -> bool {
         matches!(self.node, Node::Unique(_)) || self.inputs.iter().any(Self::is_unique)
     }
+}
+
+/// Marks a plan as that of the rows of a cached table.
+///
+/// # Errors
+/// If DataFusion cannot put a name around it.
+pub(crate) fn marked(plan: LogicalPlan, id: u64) -> Result<LogicalPlan> {
+    let name = TableReference::bare(format!("{MARK}{id}"));
+    LogicalPlanBuilder::from(plan).alias(name)?.build()
+}
+
+/// Returns the id of the cached table whose rows a plan is marked to give.
+fn mark_of(plan: &LogicalPlan) -> Option<u64> {
+    let LogicalPlan::SubqueryAlias(alias) = plan else { return None };
+    alias.alias.table().strip_prefix(MARK)?.parse().ok()
+}
+
+/// Returns how large a plan is: as large as all that are equal to it, and larger than its parts.
+pub(crate) fn weight_of(plan: &LogicalPlan) -> usize {
+    let mut weight = 0;
+    // The closure cannot fail.
+    let _ = plan.apply_with_subqueries(|node| {
+        let is_name = matches!(node, LogicalPlan::SubqueryAlias(_)) || is_identity(node);
+        weight += usize::from(!is_name);
+        Ok(TreeNodeRecursion::Continue)
+    });
+    weight
 }
 
 /// Returns the providers that a plan reads, those of its subqueries too.
@@ -428,6 +476,9 @@ impl Parts {
         Expr::Placeholder(Placeholder::new_with_field(id, None))
     }
 }
+
+/// Begins the name around a plan that is marked; no user's table begins so.
+const MARK: &str = "\u{0}cached ";
 
 /// Begins the names of columns that are places; no user's column begins so, and one that did would
 /// only not be found.

@@ -19,7 +19,7 @@ use tokio::sync::Mutex;
 
 use super::build::{self, Kept};
 use super::definitions::fingerprint;
-use super::hosted::{CachedShape, HostedTable};
+use super::hosted::{CachedShape, HostedHold, HostedTable};
 use super::level::CacheLevel;
 use super::lineage::{Lineage, Run};
 use super::summary::PartitionSummary;
@@ -40,6 +40,10 @@ pub(crate) struct Content {
     pub(super) level: CacheLevel,
     /// The columns whose values decide the partition.
     pub(super) clustered: Option<Vec<usize>>,
+    /// How many changes of its sources it has.
+    pub(super) as_of: u64,
+    /// Contents of one reading of the sources have the same rows.
+    pub(super) reading: u64,
     pub(super) store: PartitionStore,
     /// Who keeps the partitions, if it is not this process.
     hosted: Option<Arc<dyn HostedTable>>,
@@ -73,10 +77,24 @@ pub(crate) struct Counters {
 }
 
 /// The partitions that were made from one run of the lineage, or, of a narrow one, from any.
+///
+/// **Invariant:** they are let go of with the last that holds it: the content until it ends, and each
+/// query that was planned with it.
 #[derive(Debug)]
 pub(super) struct Generation {
+    key: Arc<str>,
+    store: PartitionStore,
     pub(super) epoch: Epoch,
     slots: Vec<Slot>,
+}
+
+/// A content that a query holds on to: its partitions stay, whatever becomes of the table.
+#[derive(Debug, Clone)]
+pub(super) struct HeldContent {
+    pub(super) content: Arc<Content>,
+    pub(super) generation: Arc<Generation>,
+    /// What others keep is held by them.
+    _hosted: Option<HostedHold>,
 }
 
 #[derive(Debug, Default)]
@@ -92,6 +110,8 @@ struct Slot {
 pub(super) struct ContentParts {
     pub(super) shape: Arc<CachedShape>,
     pub(super) level: CacheLevel,
+    pub(super) as_of: u64,
+    pub(super) reading: u64,
     pub(super) store: PartitionStore,
     pub(super) hosted: Option<Arc<dyn HostedTable>>,
     pub(super) width: usize,
@@ -108,20 +128,23 @@ pub(super) struct KeptPartition {
 
 impl Content {
     pub(super) fn new(parts: ContentParts) -> Arc<Self> {
-        let ContentParts { shape, level, store, hosted, width, lineage, epochs } = parts;
+        let ContentParts { shape, level, as_of, reading, store, hosted, width, lineage, epochs } =
+            parts;
         let fingerprint = match hosted {
             Some(_) => fingerprint(&lineage, &shape.schema, shape.partition_count),
             None => 0,
         };
         let CachedShape { name, key, schema, clustered, .. } = shape.as_ref().clone();
         let pool = Arc::clone(&lineage.context().runtime_env().memory_pool);
-        let first = Generation::new(&epochs, lineage.partition_count());
+        let first = Generation::new((&key, &store), &epochs, lineage.partition_count());
         Arc::new(Self {
             name,
             key,
             schema,
             level,
             clustered,
+            as_of,
+            reading,
             store,
             hosted,
             shape,
@@ -170,6 +193,12 @@ impl Content {
         Arc::clone(&self.current.read())
     }
 
+    /// Holds on to what there is now.
+    pub(super) fn hold(self: &Arc<Self>) -> HeldContent {
+        let _hosted = self.hosted.as_ref().map(|table| table.hold());
+        HeldContent { content: Arc::clone(self), generation: self.current(), _hosted }
+    }
+
     /// Makes all partitions that are not there.
     ///
     /// # Errors
@@ -184,12 +213,13 @@ impl Content {
         }
         let mut making = JoinSet::new();
         let width = self.lineage.context().session_config().target_partitions().max(1);
+        let current = self.current();
         for partition in 0..self.partition_count() {
             if making.len() >= width {
                 join_next(&mut making).await?;
             }
-            let content = Arc::clone(self);
-            making.spawn(async move { content.make(partition).await.map(drop) });
+            let (content, current) = (Arc::clone(self), Arc::clone(&current));
+            making.spawn(async move { content.make(&current, partition).await.map(drop) });
         }
         while !making.is_empty() {
             join_next(&mut making).await?;
@@ -197,15 +227,20 @@ impl Content {
         Ok(())
     }
 
-    /// Lets go of all partitions. Who reads one reads on to its end; who comes later gets its rows
-    /// from the lineage.
+    /// Lets go of all partitions. Who [holds](Self::hold) them has them to the end; who comes later
+    /// gets the rows from the lineage.
     pub(crate) fn end(&self) {
         self.is_ended.store(true, Ordering::SeqCst);
         if let Some(table) = &self.hosted {
             table.end();
         }
-        let epoch = self.current().epoch;
-        self.store.end_epoch(&self.key, epoch, Readers::Finish);
+        let none = Arc::new(self.new_generation());
+        let held = std::mem::replace(&mut *self.current.write(), none);
+        drop(held);
+    }
+
+    fn new_generation(&self) -> Generation {
+        Generation::new((&self.key, &self.store), &self.epochs, self.lineage.partition_count())
     }
 
     /// Notes that rows are wanted: from now on they are these.
@@ -232,14 +267,12 @@ impl Content {
         Some(KeptPartition { reader, summary })
     }
 
-    /// Returns the current generation with a reader for each of its partitions, which nobody drops
-    /// as long as these are held; `None` if one is not there.
-    pub(super) fn pinned(&self) -> Option<(Arc<Generation>, Vec<PartitionReader>)> {
-        let current = self.current();
+    /// Returns a reader for each partition of a generation, which nobody drops as long as these are
+    /// held; `None` if one is not there.
+    pub(super) fn pinned(&self, generation: &Generation) -> Option<Vec<PartitionReader>> {
         let readers = (0..self.partition_count())
-            .map(|partition| self.kept(&current, partition).map(|kept| kept.reader))
-            .collect::<Option<Vec<_>>>()?;
-        Some((current, readers))
+            .map(|partition| self.kept(generation, partition).map(|kept| kept.reader));
+        readers.collect()
     }
 
     fn partition_key(&self, of: &Generation, partition: usize) -> PartitionKey {
@@ -276,29 +309,28 @@ impl Content {
     ///
     /// # Errors
     /// If a source changed, or cannot be read.
-    pub(super) async fn make(self: &Arc<Self>, partition: usize) -> Result<bool> {
-        let content = Arc::clone(self);
-        let work = SpawnedTask::spawn(async move { content.make_here(partition).await });
+    pub(super) async fn make(
+        self: &Arc<Self>,
+        of: &Arc<Generation>,
+        partition: usize,
+    ) -> Result<bool> {
+        let (content, of) = (Arc::clone(self), Arc::clone(of));
+        let work = SpawnedTask::spawn(async move { content.make_here(&of, partition).await });
         joined(work.join().await)
     }
 
-    async fn make_here(&self, partition: usize) -> Result<bool> {
-        let current = self.current();
-        let slot = &current.slots[partition];
+    async fn make_here(&self, of: &Generation, partition: usize) -> Result<bool> {
+        let slot = &of.slots[partition];
         let _one_at_a_time = slot.making.lock().await;
-        if self.kept(&current, partition).is_some() {
+        if self.kept(of, partition).is_some() {
             return Ok(true);
         }
         if self.is_ended() || waits(&slot.refusals) {
             return Ok(false);
         }
-        self.lineage.check_sources(&self.name).await?;
+        self.lineage.check_sources(&self.name, Some(partition)).await?;
         let run = self.lineage.fresh()?;
-        let kept = self.keep(&current, &run, partition).await?;
-        if self.is_ended() {
-            self.store.end_epoch(&self.key, current.epoch, Readers::Finish);
-        }
-        Ok(match kept {
+        Ok(match self.keep(of, &run, partition).await? {
             Kept::Yes(summary) => {
                 let was = slot.summary.write().replace(Arc::from(summary));
                 self.counters.rebuilt.fetch_add(was.is_some().into(), Ordering::Relaxed);
@@ -323,22 +355,18 @@ impl Content {
 
     async fn make_all_here(self: &Arc<Self>) -> Result<bool> {
         let _one_at_a_time = self.making.lock().await;
-        if self.pinned().is_some() {
+        let old = self.current();
+        if self.pinned(&old).is_some() {
             return Ok(true);
         }
         if self.is_ended() || waits(&self.refusals) {
             return Ok(false);
         }
-        self.lineage.check_sources(&self.name).await?;
-        let old = self.current();
+        self.lineage.check_sources(&self.name, None).await?;
         // Its room may be what the new one needs; who reads it still has it.
         self.store.end_epoch(&self.key, old.epoch, Readers::Finish);
-        let next = Arc::new(Generation::new(&self.epochs, self.partition_count()));
-        let outcome = self.fill_generation(&next).await;
-        if !matches!(outcome, Ok(true)) || self.is_ended() {
-            self.store.end_epoch(&self.key, next.epoch, Readers::Finish);
-        }
-        if !outcome? {
+        let next = Arc::new(self.new_generation());
+        if !self.fill_generation(&next).await? {
             self.refusals.store(USES_UNTIL_RETRY, Ordering::Relaxed);
             return Ok(false);
         }
@@ -346,11 +374,13 @@ impl Content {
             let count = self.partition_count() as u64;
             self.counters.rebuilt.fetch_add(count, Ordering::Relaxed);
         }
-        *self.current.write() = next;
-        // Who ended the content meanwhile may have seen the old generation only.
+        let mut current = self.current.write();
         if self.is_ended() {
-            self.end();
+            return Ok(false);
         }
+        let held = std::mem::replace(&mut *current, next);
+        drop(current);
+        drop(held);
         Ok(true)
     }
 
@@ -424,9 +454,14 @@ fn joined<T>(outcome: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
 }
 
 impl Generation {
-    fn new(epochs: &AtomicU64, partition_count: usize) -> Self {
+    fn new(
+        (key, store): (&Arc<str>, &PartitionStore),
+        epochs: &AtomicU64,
+        partition_count: usize,
+    ) -> Self {
         let epoch = Epoch(epochs.fetch_add(1, Ordering::Relaxed));
-        Self { epoch, slots: (0..partition_count).map(|_| Slot::default()).collect() }
+        let slots = (0..partition_count).map(|_| Slot::default()).collect();
+        Self { key: Arc::clone(key), store: store.clone(), epoch, slots }
     }
 
     pub(super) fn summary(&self, partition: usize) -> Option<Arc<PartitionSummary>> {
@@ -436,5 +471,11 @@ impl Generation {
     /// Returns what is known of all partitions, if it is.
     pub(super) fn summaries(&self) -> Option<Vec<Arc<PartitionSummary>>> {
         (0..self.slots.len()).map(|partition| self.summary(partition)).collect()
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        self.store.end_epoch(&self.key, self.epoch, Readers::Finish);
     }
 }

@@ -46,11 +46,13 @@ struct Clustering {
 }
 
 /// How keepers know a content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Identity {
-    /// The table's number, which is part of its key.
+    /// The table's number.
     pub(crate) id: u64,
+    /// How stores call it: after whoever cached these rows first.
+    pub(crate) key: String,
     pub(crate) epoch: u64,
     /// What its lineage was.
     pub(crate) fingerprint: u64,
@@ -150,6 +152,19 @@ impl DefinitionFile {
     pub(crate) fn forget(&self, definition: &CachedDefinition) {
         self.awaited.lock().retain(|awaited| awaited != definition);
     }
+
+    /// Returns whether a content is still awaited.
+    pub(crate) fn awaits(&self, identity: &Identity) -> bool {
+        self.awaited.lock().iter().any(|awaited| awaited.identity == *identity)
+    }
+
+    /// Awaits these tables no longer, and returns them.
+    pub(crate) fn take(
+        &self,
+        is_meant: impl Fn(&CachedDefinition) -> bool,
+    ) -> Vec<CachedDefinition> {
+        self.awaited.lock().extract_if(.., |awaited| is_meant(awaited)).collect()
+    }
 }
 
 #[cfg(test)]
@@ -159,7 +174,8 @@ mod tests {
     fn definition(id: u64) -> CachedDefinition {
         let cluster_by = Some(ClusterBy { columns: vec!["k".to_owned()], partitions: Some(3) });
         let options = CacheOptions { cluster_by, ..CacheOptions::default() };
-        let identity = Identity { id, epoch: 7, fingerprint: u64::MAX };
+        let key = format!("t#{id}");
+        let identity = Identity { id, key, epoch: 7, fingerprint: u64::MAX };
         CachedDefinition::new(("public", "t"), &options, false, 4, identity)
     }
 

@@ -65,7 +65,10 @@ impl SystemTables for CacheReport {
             Arc::new(Int64Array::from_iter_values(figures.iter().map(|it| get(it) as i64)))
         };
         let clustered = contents.iter().map(|content| clustered_by(content));
-        let rows = contents.iter().map(|content| row_count(content));
+        let rows = tables
+            .iter()
+            .zip(&contents)
+            .map(|(table, content)| row_count(content).filter(|_| !table.is_stale_with(content)));
         let columns: Vec<ArrayRef> = vec![
             text(&|table| table.name.schema.clone()),
             text(&|table| table.name.table.clone()),
@@ -132,7 +135,8 @@ impl CachedTable {
         if let Some(columns) = clustered_by(&content) {
             line.push_str(&format!(" clustered by {columns}"));
         }
-        line.push_str(if row_count(&content).is_some() { "" } else { ", not loaded yet" });
+        let is_loaded = row_count(&content).is_some() && !self.is_stale_with(&content);
+        line.push_str(if is_loaded { "" } else { ", not loaded yet" });
         line
     }
 }

@@ -96,6 +96,9 @@ pub trait HostedTable: Any + fmt::Debug + Send + Sync {
     /// Returns whether anybody wanted its rows yet.
     fn is_used(&self) -> bool;
 
+    /// Keeps the partitions from being let go of: for a query, from its planning on.
+    fn hold(&self) -> HostedHold;
+
     /// Lets go of all partitions as soon as no query runs that was planned with them.
     fn end(&self);
 
@@ -109,6 +112,9 @@ pub trait HostedTable: Any + fmt::Debug + Send + Sync {
     /// Returns what people see of it.
     fn figures(&self) -> HostedFigures;
 }
+
+/// Holds on to a hosted content until it is dropped.
+pub type HostedHold = Arc<dyn Any + Send + Sync>;
 
 /// What people see of a hosted content.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use datafusion::catalog::memory::DataSourceExec;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig};
 use datafusion::error::Result as DfResult;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -67,8 +67,8 @@ impl Lineage {
     /// If DataFusion cannot put the plan together again.
     pub(crate) fn new(plan: Arc<dyn ExecutionPlan>, context: Arc<TaskContext>) -> DfResult<Self> {
         let plan = plan.transform_up(|node| Ok(pinned(node))).data()?;
-        let plan = plan.transform_up(|node| Ok(unpinned(node))).data()?;
-        let sources = sources_of(&plan)?;
+        let plan = let_go(plan)?;
+        let sources = sources_of(&plan, None)?;
         let is_narrow = is_narrow(&plan)?;
         Ok(Self { plan, context, sources, is_narrow })
     }
@@ -97,31 +97,36 @@ impl Lineage {
     /// If an operator cannot be set back.
     pub(crate) fn fresh(&self) -> Result<Run> {
         let plan = reset_plan_states(Arc::clone(&self.plan))?;
-        let plan = plan.transform_up(|node| Ok(unpinned(node))).data()?;
+        let plan = let_go(plan)?;
         Ok(Run { plan, context: Arc::clone(&self.context) })
     }
 
-    /// Looks whether the files are as they were.
+    /// Looks whether the files are as they were: those that `partition` is made from, or all.
     ///
     /// # Errors
     /// [`Error::File`] naming the first that changed or is gone, [`Error::Unavailable`] if its store
     /// does not answer.
-    pub(crate) async fn check_sources(&self, table: &str) -> Result<()> {
-        check_all(&self.sources, &self.context, table).await
+    pub(crate) async fn check_sources(&self, table: &str, partition: Option<usize>) -> Result<()> {
+        match partition {
+            Some(_) => check_all(&sources_of(&self.plan, partition)?, &self.context, table).await,
+            None => check_all(&self.sources, &self.context, table).await,
+        }
     }
 }
 
-/// Looks whether the files that a plan reads for a cached table are as they were when it was planned.
+/// Looks whether the files that a partition of a plan reads for a cached table are as they were when
+/// it was planned.
 ///
 /// # Errors
 /// [`Error::File`] naming the first that changed or is gone, [`Error::Unavailable`] if its store
 /// does not answer.
 pub async fn check_sources(
     plan: &Arc<dyn ExecutionPlan>,
+    partition: usize,
     context: &TaskContext,
     table: &str,
 ) -> Result<()> {
-    check_all(&sources_of(plan)?, context, table).await
+    check_all(&sources_of(plan, Some(partition))?, context, table).await
 }
 
 async fn check_all(sources: &[Source], context: &TaskContext, table: &str) -> Result<()> {
@@ -141,24 +146,64 @@ async fn check_all(sources: &[Source], context: &TaskContext, table: &str) -> Re
     futures::stream::iter(checks).buffer_unordered(CONCURRENCY).try_collect::<()>().await
 }
 
-fn sources_of(plan: &Arc<dyn ExecutionPlan>) -> DfResult<Vec<Source>> {
-    let mut sources: Vec<Source> = Vec::new();
-    plan.apply(|node| {
-        if let Some((_, config)) = file_scan(node) {
-            for file in config.file_groups.iter().flat_map(|group| group.iter()) {
-                let (store, meta) = (config.object_store_url.clone(), file.object_meta.clone());
-                // A file that is read in pieces is one file.
-                let is_known = sources
-                    .last()
-                    .is_some_and(|last| last.store == store && last.meta.location == meta.location);
-                if !is_known {
-                    sources.push(Source { store, meta });
-                }
-            }
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })?;
+/// Returns the files that a partition of a plan reads, or all. Below what is not known to read its
+/// partition of each input alone, they are all.
+fn sources_of(plan: &Arc<dyn ExecutionPlan>, partition: Option<usize>) -> DfResult<Vec<Source>> {
+    let mut sources = Vec::new();
+    add_sources(plan, partition, &mut sources)?;
     Ok(sources)
+}
+
+fn add_sources(
+    plan: &Arc<dyn ExecutionPlan>,
+    partition: Option<usize>,
+    sources: &mut Vec<Source>,
+) -> DfResult<()> {
+    let Some(partition) = partition else {
+        plan.apply(|node| {
+            if let Some((_, config)) = file_scan(node) {
+                config.file_groups.iter().for_each(|group| add_files(config, group, sources));
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        return Ok(());
+    };
+    if let Some((_, config)) = file_scan(plan) {
+        if let Some(group) = config.file_groups.get(partition) {
+            add_files(config, group, sources);
+        }
+        return Ok(());
+    }
+    if plan.is::<UnionExec>() {
+        let mut first = 0;
+        for child in plan.children() {
+            let count = child.output_partitioning().partition_count();
+            if (first..first + count).contains(&partition) {
+                return add_sources(child, Some(partition - first), sources);
+            }
+            first += count;
+        }
+        return Ok(());
+    }
+    let is_alike =
+        plan.is::<FilterExec>() || plan.is::<ProjectionExec>() || plan.is::<CooperativeExec>();
+    for child in plan.children() {
+        add_sources(child, is_alike.then_some(partition), sources)?;
+    }
+    Ok(())
+}
+
+fn add_files(config: &FileScanConfig, group: &FileGroup, sources: &mut Vec<Source>) {
+    for file in group.iter() {
+        let (store, meta) = (config.object_store_url.clone(), file.object_meta.clone());
+        // A file that is read in pieces is one file.
+        let is_known = sources
+            .last()
+            .is_some_and(|last| last.store == store && last.meta.location == meta.location);
+        if !is_known {
+            sources.push(Source { store, meta });
+        }
+    }
 }
 
 /// Returns whether a plan reads a table that others keep.
@@ -241,6 +286,14 @@ impl Run {
 fn file_scan(plan: &Arc<dyn ExecutionPlan>) -> Option<(&DataSourceExec, &FileScanConfig)> {
     let exec = plan.downcast_ref::<DataSourceExec>()?;
     Some((exec, exec.data_source().downcast_ref::<FileScanConfig>()?))
+}
+
+/// Lets all scans of other cached tables in a plan take what there is when they run.
+///
+/// # Errors
+/// If DataFusion cannot put the plan together again.
+pub(super) fn let_go(plan: Arc<dyn ExecutionPlan>) -> DfResult<Arc<dyn ExecutionPlan>> {
+    plan.transform_up(|node| Ok(unpinned(node))).data()
 }
 
 /// Lets a scan of another cached table take what there is when it runs.

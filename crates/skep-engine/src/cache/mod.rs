@@ -40,21 +40,25 @@ mod scan;
 mod select;
 // What the world sees.
 mod describe;
+mod making;
+mod renewal;
 mod tables;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use canonical::providers_of;
+pub(crate) use canonical::{address_of, providers_of};
 pub(crate) use clustering::ChooseClustering;
 pub(crate) use definitions::{CachedDefinition, DefinitionFile};
 pub(crate) use describe::CacheReport;
 pub use hosted::{
-    CacheHost, CachedInputs, CachedRows, CachedShape, CachedSource, HostedFigures, HostedParts,
-    HostedTable, RowsWanted, StoreFailure, as_cached, cache_partition, decode_cached,
+    CacheHost, CachedInputs, CachedRows, CachedShape, CachedSource, HostedFigures, HostedHold,
+    HostedParts, HostedTable, RowsWanted, StoreFailure, as_cached, cache_partition, decode_cached,
 };
 pub use level::{CacheLevel, CacheOptions, ClusterBy};
 pub use lineage::check_sources;
 pub use scan::{CacheScanExec, CacheScanParts};
-pub(crate) use substitute::SubstituteCached;
+pub(crate) use substitute::{CacheScope, SubstituteCached};
 pub use summary::PartitionSummary;
-pub(crate) use tables::{CacheLease, CacheName, CacheRequest, CachedTables, Hosting, StoreSlot};
+pub(crate) use tables::{
+    CacheLease, CacheName, CacheRequest, CachedTables, Hosting, StoreSlot, ViewIdentity,
+};

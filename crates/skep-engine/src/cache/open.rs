@@ -10,7 +10,7 @@ use futures::TryStreamExt;
 use parking_lot::Mutex;
 use skep_store::PartitionReader;
 
-use super::content::{Content, Generation, KeptPartition};
+use super::content::{Content, Generation, HeldContent, KeptPartition};
 use super::lineage::Run;
 use super::summary::PartitionSummary;
 use crate::error::Result;
@@ -26,8 +26,8 @@ pub(super) enum Opened {
 /// What a scan holds on to, so that all its partitions are of one content.
 #[derive(Debug)]
 pub(super) enum Pin {
-    /// Nothing: each partition is the same whenever it is made.
-    Narrow(Arc<Content>),
+    /// What is there of a generation: each partition is the same whenever it is made.
+    Narrow { content: Arc<Content>, generation: Arc<Generation> },
     /// A generation, with readers that keep it from being dropped.
     Generation {
         content: Arc<Content>,
@@ -40,13 +40,13 @@ pub(super) enum Pin {
 }
 
 impl Pin {
-    /// Pins what is there now, if that is all; makes nothing.
-    pub(super) fn ready(content: &Arc<Content>) -> Option<Self> {
-        let content = Arc::clone(content);
+    /// Pins what is there, if that is all; makes nothing.
+    pub(super) fn ready(held: &HeldContent) -> Option<Self> {
+        let HeldContent { content, generation, .. } = held.clone();
         if content.is_narrow() {
-            return Some(Self::Narrow(content));
+            return Some(Self::Narrow { content, generation });
         }
-        let (generation, readers) = content.pinned()?;
+        let readers = content.pinned(&generation)?;
         Some(Self::Generation { content, generation, readers: Mutex::new(readers) })
     }
 
@@ -56,15 +56,15 @@ impl Pin {
     /// If a source changed, or cannot be read.
     pub(super) async fn new(content: &Arc<Content>) -> Result<Self> {
         content.begin();
-        if let Some(pin) = Self::ready(content) {
+        if let Some(pin) = Self::ready(&content.hold()) {
             return Ok(pin);
         }
         if content.make_all().await?
-            && let Some(pin) = Self::ready(content)
+            && let Some(pin) = Self::ready(&content.hold())
         {
             return Ok(pin);
         }
-        content.lineage.check_sources(&content.name).await?;
+        content.lineage.check_sources(&content.name, None).await?;
         Ok(Self::Passing { content: Arc::clone(content), run: content.lineage.fresh()? })
     }
 
@@ -74,17 +74,16 @@ impl Pin {
     /// If a source changed, or cannot be read.
     pub(super) async fn open(&self, partition: usize) -> DfResult<Opened> {
         match self {
-            Self::Narrow(content) => {
+            Self::Narrow { content, generation } => {
                 content.begin();
-                let current = content.current();
-                let mut kept = content.kept(&current, partition);
-                if kept.is_none() && content.make(partition).await? {
-                    kept = content.kept(&current, partition);
+                let mut kept = content.kept(generation, partition);
+                if kept.is_none() && content.make(generation, partition).await? {
+                    kept = content.kept(generation, partition);
                 }
                 match kept {
                     Some(kept) => Ok(hit(content, kept)),
                     None => {
-                        content.lineage.check_sources(&content.name).await?;
+                        content.lineage.check_sources(&content.name, Some(partition)).await?;
                         pass(content, &content.lineage.fresh()?, partition)
                     }
                 }
@@ -109,8 +108,9 @@ impl Pin {
     /// Returns what is known of all partitions, if it is.
     pub(super) fn summaries(&self) -> Option<Vec<Arc<PartitionSummary>>> {
         match self {
-            Self::Narrow(content) => content.current().summaries(),
-            Self::Generation { generation, .. } => generation.summaries(),
+            Self::Narrow { generation, .. } | Self::Generation { generation, .. } => {
+                generation.summaries()
+            }
             Self::Passing { .. } => None,
         }
     }

@@ -13,39 +13,46 @@ use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_expr::conjunction;
 use datafusion::physical_plan::ExecutionPlan;
 
-use super::content::Content;
+use super::content::HeldContent;
 use super::scan::CacheScanExec;
 use super::tables::{CachedTable, CachedTables};
 
 /// The content that a cached table had when a query was planned.
 #[derive(Debug)]
 pub(crate) struct CacheProvider {
-    content: Arc<Content>,
-    /// The table, if it was never used: its files are listed when it is.
-    lazy: Option<(Weak<CachedTables>, Arc<CachedTable>)>,
+    held: HeldContent,
+    /// The table, if its content is to be made anew by its next use.
+    waiting: Option<(Weak<CachedTables>, Arc<CachedTable>)>,
 }
 
 impl CacheProvider {
-    pub(super) fn new(tables: &Arc<CachedTables>, table: &Arc<CachedTable>) -> Self {
-        let lazy = table.waits_for_use().then(|| (Arc::downgrade(tables), Arc::clone(table)));
-        Self { content: table.content(), lazy }
+    /// Makes the provider of a table's content; `is_given` takes it as it is.
+    pub(super) fn new(
+        tables: &Arc<CachedTables>,
+        table: &Arc<CachedTable>,
+        held: &HeldContent,
+        is_given: bool,
+    ) -> Self {
+        let waits = !is_given && table.waits_with(&held.content);
+        let waiting = waits.then(|| (Arc::downgrade(tables), Arc::clone(table)));
+        Self { held: held.clone(), waiting }
     }
 
-    async fn content(&self, state: &dyn Session) -> Result<Arc<Content>> {
+    async fn held(&self, state: &dyn Session) -> Result<HeldContent> {
         let state = state.as_any().downcast_ref::<SessionState>();
-        if let (Some((tables, table)), Some(state)) = (&self.lazy, state)
+        if let (Some((tables, table)), Some(state)) = (&self.waiting, state)
             && let Some(tables) = tables.upgrade()
         {
             return Ok(tables.relisted(state, table).await?);
         }
-        Ok(Arc::clone(&self.content))
+        Ok(self.held.clone())
     }
 }
 
 #[async_trait]
 impl TableProvider for CacheProvider {
     fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.content.schema)
+        Arc::clone(&self.held.content.schema)
     }
 
     fn table_type(&self) -> TableType {
@@ -59,8 +66,8 @@ impl TableProvider for CacheProvider {
         filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let content = self.content(state).await?;
-        let schema = &content.schema;
+        let held = self.held(state).await?;
+        let schema = &held.content.schema;
         let projection = match projection {
             Some(projection) => projection.clone(),
             None => (0..schema.fields().len()).collect(),
@@ -71,7 +78,7 @@ impl TableProvider for CacheProvider {
             .map(|filter| state.create_physical_expr(filter.clone(), &columns))
             .collect::<Result<Vec<_>>>()?;
         let filter = (!filters.is_empty()).then(|| conjunction(filters));
-        Ok(Arc::new(CacheScanExec::try_new(&content, projection, filter)?))
+        Ok(Arc::new(CacheScanExec::try_new(&held, projection, filter)?))
     }
 
     /// Filters skip batches; what is left is filtered above.

@@ -36,7 +36,7 @@ use skep_store::PartitionReader;
 use tokio::sync::OnceCell;
 
 use super::build::fitted;
-use super::content::{Content, KeptPartition};
+use super::content::{Content, HeldContent, KeptPartition};
 use super::hosted::{CachedInputs, CachedRows, CachedShape, HostedTable, RowsWanted, StoreFailure};
 use super::open::{Opened, Pin};
 use super::prune::wanted;
@@ -51,8 +51,8 @@ use super::tables::CachedTables;
 #[derive(Debug, Clone)]
 pub struct CacheScanExec {
     shape: Arc<CachedShape>,
-    /// Where the plan was made.
-    content: Option<Arc<Content>>,
+    /// Where the query was planned.
+    held: Option<HeldContent>,
     rows: Rows,
     projection: Arc<[usize]>,
     schema: SchemaRef,
@@ -132,10 +132,11 @@ impl CacheScanExec {
     /// # Errors
     /// If there is no such column.
     pub(super) fn try_new(
-        content: &Arc<Content>,
+        held: &HeldContent,
         projection: Vec<usize>,
         filter: Option<Arc<dyn PhysicalExpr>>,
     ) -> Result<Self> {
+        let content = &held.content;
         let shape = content.shape();
         let (rows, summaries) = match content.hosted() {
             Some(table) => {
@@ -143,7 +144,7 @@ impl CacheScanExec {
                 (Rows::Hosted { table: Some(Arc::clone(table)), producer: None }, summaries)
             }
             None => {
-                let (content, pin) = (Arc::clone(content), Pin::ready(content));
+                let (content, pin) = (Arc::clone(content), Pin::ready(held));
                 let summaries = pin.as_ref().and_then(Pin::summaries);
                 (Rows::Here { content, pin: Arc::new(OnceCell::new_with(pin)) }, summaries)
             }
@@ -157,7 +158,7 @@ impl CacheScanExec {
         let mut scan = Self::over(shape, rows, projection, filter)?;
         scan.batches = known.as_ref().map(|known| (known.wanted_count, known.batch_count));
         scan.known = known;
-        scan.content = Some(Arc::clone(content));
+        scan.held = Some(held.clone());
         Ok(scan)
     }
 
@@ -235,7 +236,7 @@ impl CacheScanExec {
         .with_scheduling_type(SchedulingType::Cooperative);
         Ok(Self {
             shape,
-            content: None,
+            held: None,
             rows,
             projection: projection.into(),
             schema,
@@ -250,9 +251,9 @@ impl CacheScanExec {
         })
     }
 
-    /// The same scan for another query: pinned to nothing yet.
+    /// The same scan for another query: it holds on to nothing yet.
     pub(super) fn unpinned(&self) -> Self {
-        let mut scan = Self { known: None, batches: None, ..self.clone() };
+        let mut scan = Self { held: None, known: None, batches: None, ..self.clone() };
         if let Rows::Here { pin, .. } = &mut scan.rows {
             *pin = Arc::new(OnceCell::new());
         }
@@ -371,8 +372,8 @@ impl CacheScanExec {
             }
         }
         let (projection, filter) = (self.projection.to_vec(), Some(conjunction(all)));
-        let scan = match &self.content {
-            Some(content) => Self::try_new(content, projection, filter)?,
+        let scan = match &self.held {
+            Some(held) => Self::try_new(held, projection, filter)?,
             None => Self::over(Arc::clone(&self.shape), self.rows.clone(), projection, filter)?,
         };
         let Self { dynamic_filters, rows, metrics, .. } = self;
@@ -393,12 +394,14 @@ impl CacheScanExec {
                 own.len() == wanted.len() && own.iter().all(|column| wanted.contains(column))
             })
         };
-        let Some(own) = self.content.as_ref().filter(|own| !is_wanted(own)) else {
+        let own = self.held.as_ref().map(|held| &held.content);
+        let Some(own) = own.filter(|own| !is_wanted(own)) else {
             return Ok(None);
         };
         let others = tables.alternatives(own);
-        let is_alike = |other: &&Arc<Content>| other.schema == own.schema;
-        let Some(other) = others.iter().filter(is_alike).find(|other| is_wanted(other)) else {
+        let is_alike = |other: &&HeldContent| other.content.schema == own.schema;
+        let is_meant = |other: &&HeldContent| is_wanted(&other.content);
+        let Some(other) = others.iter().filter(is_alike).find(is_meant) else {
             return Ok(None);
         };
         let scan = Self::try_new(other, self.projection.to_vec(), self.filter.clone())?;

@@ -4,38 +4,33 @@
 //! a content that is taken out or replaced is ended.
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::execution::memory_pool::MemoryPool;
-use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr::{Partitioning, PhysicalExpr};
-use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::repartition::RepartitionExec;
 use parking_lot::RwLock;
 use skep_store::ids::Epoch;
 use skep_store::{PartitionStore, StoreConfig};
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::OnceCell;
 use tracing::info;
 
-use super::canonical::{Canonical, Kind, address_of, kind_of, providers_of};
-use super::content::{Content, ContentParts};
+use super::canonical::{Canonical, Kind, address_of, kind_of, marked, providers_of};
+use super::content::{Content, HeldContent};
 use super::definitions::{CachedDefinition, DefinitionFile, Identity};
-use super::hosted::{CacheHost, CachedShape, HostedParts, HostedTable};
-use super::level::{CacheOptions, ClusterBy};
-use super::lineage::{Lineage, reads_hosted, widened};
-use super::through::ThroughExec;
+use super::hosted::CacheHost;
+use super::level::CacheOptions;
+use super::making::Making;
+use super::renewal::Family;
+use super::substitute::CacheScope;
 use crate::catalog::{PUBLIC, TEMP, ViewText};
 use crate::error::{Error, Result};
-use crate::optimizer;
 use crate::query::QueryExecutor;
-use crate::session::guard;
 
 /// The most partitions that a table has.
 pub(super) const MAX_PARTITIONS: usize = 10_000;
@@ -43,13 +38,22 @@ pub(super) const MAX_PARTITIONS: usize = 10_000;
 /// The cached tables of a process.
 #[derive(Debug)]
 pub(crate) struct CachedTables {
-    store: StoreSlot,
-    tables: RwLock<Vec<Arc<CachedTable>>>,
-    epochs: Arc<AtomicU64>,
+    pub(super) store: StoreSlot,
+    pub(super) list: RwLock<Listed>,
+    pub(super) epochs: Arc<AtomicU64>,
     ids: AtomicU64,
-    hosting: Hosting,
+    pub(super) hosting: Hosting,
     /// Waits for what the process before this one had.
     finding: parking_lot::Mutex<Vec<SpawnedTask<()>>>,
+}
+
+/// What is cached, and what is about to be.
+#[derive(Debug, Default)]
+pub(super) struct Listed {
+    pub(super) tables: Vec<Arc<CachedTable>>,
+    /// What is loaded for the first time. Changes of its sources are noted, and it may be taken out
+    /// before it is there.
+    pub(super) loading: Vec<Arc<CachedPlan>>,
 }
 
 /// What it takes to let others keep partitions.
@@ -70,23 +74,40 @@ pub(crate) struct CacheName {
     pub(crate) table: String,
 }
 
-/// One cached table.
+/// What is cached, and for whom.
 #[derive(Debug)]
-pub(crate) struct CachedTable {
+pub(crate) struct CachedPlan {
     pub(crate) id: u64,
     pub(crate) name: CacheName,
     /// The session that it ends with, if it is one session's own.
     owner: Option<u64>,
     pub(super) kind: Kind,
     pub(super) canonical: Canonical,
-    plan: LogicalPlan,
-    /// The text of the view whose rows these are.
-    view: Option<ViewText>,
+    pub(super) plan: LogicalPlan,
+    /// The view whose rows these are.
+    view: Option<ViewIdentity>,
     pub(super) options: CacheOptions,
-    is_lazy: bool,
-    content: RwLock<Arc<Content>>,
-    /// Held by who replaces the content.
-    changing: Mutex<()>,
+    pub(super) is_lazy: bool,
+    pub(super) family: Arc<Family>,
+}
+
+/// One cached table. Several may have one content: the same rows, cached in the same way by several
+/// sessions or under several names.
+#[derive(Debug)]
+pub(crate) struct CachedTable {
+    pub(super) plan: Arc<CachedPlan>,
+    pub(super) content: RwLock<Arc<Content>>,
+}
+
+/// By what a view is known again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ViewIdentity {
+    /// One that is kept as text, and the views that it names, directly or not: all that decides what
+    /// its text means.
+    Text { view: ViewText, nested: Vec<(CacheName, ViewText)> },
+    /// A temporary one, by the address of its provider. Whoever drops or replaces it takes its rows
+    /// out of the cache, so that the address stays its own.
+    Provider(usize),
 }
 
 /// What is to be cached.
@@ -95,8 +116,8 @@ pub(crate) struct CacheRequest {
     pub(crate) name: CacheName,
     pub(crate) owner: Option<u64>,
     pub(crate) plan: LogicalPlan,
-    /// The text of a view that is kept as text.
-    pub(crate) view: Option<ViewText>,
+    /// The view, if it is one.
+    pub(crate) view: Option<ViewIdentity>,
     pub(crate) options: CacheOptions,
     pub(crate) is_lazy: bool,
     /// If it was cached by the process before this one, and somebody keeps it still.
@@ -109,7 +130,7 @@ impl CachedTables {
         let first_epoch = hosting.host.as_ref().map_or(1, |host| host.first_epoch());
         Arc::new(Self {
             store,
-            tables: RwLock::default(),
+            list: RwLock::default(),
             epochs: Arc::new(AtomicU64::new(first_epoch)),
             ids: AtomicU64::new(last_id.unwrap_or(0) + 1),
             hosting,
@@ -122,60 +143,71 @@ impl CachedTables {
         CacheLease { id: self.next_id(), tables: Arc::clone(self) }
     }
 
-    fn next_id(&self) -> u64 {
+    pub(crate) fn next_id(&self) -> u64 {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<CachedTable>> {
-        self.tables.read().clone()
+        self.list.read().tables.clone()
+    }
+
+    /// Returns all tables with the contents that they have at this moment.
+    pub(super) fn held(&self) -> Vec<(Arc<CachedTable>, HeldContent)> {
+        let list = self.list.read();
+        let held = |table: &Arc<CachedTable>| (Arc::clone(table), table.content().hold());
+        list.tables.iter().map(held).collect()
     }
 
     pub(super) fn opened_store(&self) -> Option<&PartitionStore> {
         self.store.opened.get()
     }
 
-    /// Returns all ways in which a plan is cached.
-    fn find(&self, canonical: &Canonical) -> Vec<Arc<CachedTable>> {
-        let tables = self.tables.read();
-        tables.iter().filter(|table| table.canonical == *canonical).cloned().collect()
-    }
-
     /// Returns whether a plan is cached in several ways.
     pub(super) fn has_choices(&self) -> bool {
-        let tables = self.tables.read();
+        let list = self.list.read();
         let is_again = |(idx, table): (usize, &Arc<CachedTable>)| {
-            tables[..idx].iter().any(|other| other.canonical == table.canonical)
+            list.tables[..idx].iter().any(|other| {
+                Arc::ptr_eq(&other.family, &table.family) && other.options != table.options
+            })
         };
-        tables.iter().enumerate().any(is_again)
+        list.tables.iter().enumerate().any(is_again)
     }
 
     /// Returns the contents of the plan whose content this is: the same rows, lying otherwise.
-    pub(super) fn alternatives(&self, content: &Content) -> Vec<Arc<Content>> {
-        let own = self.all().into_iter().find(|table| table.content().key == content.key);
-        let all = own.map(|table| self.find(&table.canonical)).unwrap_or_default();
-        all.iter().map(|table| table.content()).collect()
+    pub(super) fn alternatives(&self, content: &Content) -> Vec<HeldContent> {
+        let list = self.list.read();
+        let is_alike =
+            |other: &Arc<Content>| other.reading == content.reading && other.as_of == content.as_of;
+        let contents = list.tables.iter().map(|table| table.content());
+        contents.filter(is_alike).map(|other| other.hold()).collect()
     }
 
     /// Returns the table that was cached under a name, one that any session or this one owns.
     pub(crate) fn named(&self, name: &CacheName, owner: u64) -> Option<Arc<CachedTable>> {
-        let tables = self.tables.read();
-        let is_meant = |table: &&Arc<CachedTable>| {
-            table.name == *name && table.owner.is_none_or(|own| own == owner)
-        };
-        tables.iter().find(is_meant).cloned()
+        let list = self.list.read();
+        let is_meant = |table: &&Arc<CachedTable>| table.name == *name && table.is_seen_by(owner);
+        list.tables.iter().find(is_meant).cloned()
     }
 
     /// Returns the plan by which a view was cached, unless it has another text by now.
     ///
-    /// Planned anew, a view that names files would be another one each time, and never found.
+    /// Planned anew, a view that draws by chance, tells the time or names files would be another one
+    /// each time, and never found.
     pub(crate) fn plan_of_view(
         &self,
         name: &CacheName,
-        view: &ViewText,
+        view: &ViewIdentity,
         owner: u64,
     ) -> Option<LogicalPlan> {
         let table = self.named(name, owner)?;
-        (table.view.as_ref() == Some(view)).then(|| table.plan.clone())
+        if table.view.as_ref() != Some(view) {
+            return None;
+        }
+        match (table.canonical.is_by_chance(), view) {
+            (true, _) => marked(table.plan.plan.clone(), table.id).ok(),
+            (false, ViewIdentity::Text { .. }) => Some(table.plan.plan.clone()),
+            (false, ViewIdentity::Provider(_)) => None,
+        }
     }
 
     /// Caches the rows of a plan. Of a plan that is cached already, the rows are kept.
@@ -186,76 +218,94 @@ impl CachedTables {
     pub(crate) async fn cache(
         self: &Arc<Self>,
         state: &SessionState,
-        request: CacheRequest,
+        mut request: CacheRequest,
     ) -> Result<()> {
+        let identity = request.identity.take();
+        let is_loaded = request.is_lazy || identity.is_some();
+        let loading = match self.begin(request, identity.as_ref())? {
+            Begun::Known(_) if is_loaded => return Ok(()),
+            Begun::Known(table) => {
+                return self.relisted(state, &table).await?.content.fill().await;
+            }
+            Begun::Loading(loading) => loading,
+        };
+        let plan = &loading.plan;
+        let content = {
+            let _nobody_changes_the_others = plan.family.changing.lock().await;
+            let base = self.base_of(state, plan).await?;
+            let as_of = plan.family.changes();
+            let reading =
+                base.as_ref().map_or_else(|| self.next_id(), |(_, content)| content.reading);
+            let scope = CacheScope { family: Arc::clone(&plan.family), base };
+            let identity = identity.as_ref();
+            self.new_content(state, Making { plan, scope, as_of, reading, identity }).await?
+        };
+        if !is_loaded {
+            content.fill().await?;
+        }
+        loading.finish(content, identity.as_ref())
+    }
+
+    /// Begins to cache a plan, unless its rows are there already.
+    fn begin(
+        self: &Arc<Self>,
+        request: CacheRequest,
+        identity: Option<&Identity>,
+    ) -> Result<Begun> {
         let canonical = Canonical::of(&request.plan);
         if canonical.is_unique() {
             let hint = "CREATE TABLE ... AS keeps its rows";
             return Err(Error::unsupported("caching rows that are made up anew each time", hint));
         }
-        let known = self.find(&canonical);
-        if let Some(table) = known.iter().find(|table| table.options == request.options) {
-            return if request.is_lazy { Ok(()) } else { table.content().fill().await };
-        }
-        // Two contents stand for each other, so they have to have the same rows.
-        if let Some(table) = known.first()
-            && (table.options.level != request.options.level || !canonical.is_repeatable())
-        {
-            return Err(Error::Plan {
-                message: format!(
-                    "the rows of \"{}\" are cached already, in another way",
-                    request.name
-                ),
-                position: None,
-                hint: Some(format!("UNCACHE TABLE {} comes first", table.name)),
-            });
-        }
-        let id = request.identity.map_or_else(|| self.next_id(), |known| known.id);
-        let CacheRequest { name, owner, plan, view, options, is_lazy, identity } = request;
-        let content = self.new_content(state, (id, identity), &name, &plan, &options).await?;
-        let is_loaded = is_lazy || identity.is_some();
-        let filled = if is_loaded { Ok(()) } else { content.fill().await };
-        if let Err(error) = filled {
-            content.end();
-            return Err(error);
-        }
-        let kind = kind_of(&plan);
-        let table = Arc::new(CachedTable {
-            id,
-            name,
-            owner,
-            kind,
-            canonical,
-            plan,
-            view,
-            options,
-            is_lazy,
-            content: RwLock::new(content),
-            changing: Mutex::default(),
-        });
-        {
-            let mut tables = self.tables.write();
-            let is_same = |other: &Arc<CachedTable>| {
-                other.canonical == table.canonical && other.options == table.options
-            };
-            match tables.iter().any(is_same) {
-                // Somebody else was faster.
-                true => table.content().end(),
-                false => tables.push(table),
+        let mut list = self.list.write();
+        let known: Vec<_> = list.tables.iter().filter(|table| table.is_of(&canonical)).collect();
+        let is_own =
+            |table: &CachedTable| table.name == request.name && table.owner == request.owner;
+        let alike = known.iter().filter(|table| table.options == request.options);
+        if let Some(table) = alike.clone().find(|table| is_own(table)).or(alike.clone().next()) {
+            let table = Arc::clone(table);
+            if is_own(&table) {
+                return Ok(Begun::Known(table));
             }
+            // The rows stay as long as anybody wants them.
+            let plan = CachedPlan {
+                id: self.next_id(),
+                canonical: table.canonical.clone(),
+                kind: table.kind,
+                plan: table.plan.plan.clone(),
+                family: Arc::clone(&table.family),
+                ..request.into_plan(canonical, Arc::default(), 0)
+            };
+            let content = RwLock::new(table.content());
+            let table = Arc::new(CachedTable { plan: Arc::new(plan), content });
+            list.tables.push(Arc::clone(&table));
+            drop(list);
+            self.note();
+            return Ok(Begun::Known(table));
         }
-        self.note();
-        Ok(())
+        refuse_other_ways(&known, &request.name, &request.options, &canonical)?;
+        let of_family = |plan: &&Arc<CachedPlan>| plan.is_of(&canonical);
+        let relative = list.tables.iter().map(|table| &table.plan).chain(&list.loading);
+        let family = relative.into_iter().find(of_family).map(|plan| Arc::clone(&plan.family));
+        let id = identity.map_or_else(|| self.next_id(), |known| known.id);
+        let plan = Arc::new(request.into_plan(canonical, family.unwrap_or_default(), id));
+        list.loading.push(Arc::clone(&plan));
+        drop(list);
+        Ok(Begun::Loading(Loading { tables: Arc::clone(self), plan }))
     }
 
-    /// Takes a plan out of the cache; returns whether it was in it.
-    pub(crate) fn uncache(&self, plan: &LogicalPlan) -> bool {
+    /// Takes a plan out of the cache: what has this name or, if nothing has, what has these rows, and
+    /// is not another session's own. Returns whether there was any.
+    pub(crate) fn uncache(&self, plan: &LogicalPlan, name: Option<&CacheName>, owner: u64) -> bool {
         let canonical = Canonical::of(plan);
-        self.remove(|table| table.canonical == canonical)
+        let is_meant = |table: &CachedPlan| table.is_of(&canonical) && table.is_seen_by(owner);
+        let is_named = |table: &CachedPlan| is_meant(table) && name == Some(&table.name);
+        let has_awaited = name.is_some_and(|name| self.give_up(Some(name)));
+        self.remove(is_named) || self.remove(is_meant) || has_awaited
     }
 
     /// Notes which tables of the catalog others keep.
-    fn note(&self) {
+    pub(super) fn note(&self) {
         self.hosting.definitions.write(|| {
             let tables = self.all();
             let hosted = tables.iter().filter_map(|table| table.definition());
@@ -275,22 +325,21 @@ impl CachedTables {
         let find = |definition: CachedDefinition| {
             let name =
                 CacheName { schema: definition.schema.clone(), table: definition.table.clone() };
-            let Identity { id, epoch, .. } = definition.identity;
-            let (key, epoch): (Arc<str>, _) = (format!("{name}#{id}").into(), Epoch(epoch));
+            let Identity { key, epoch, .. } = &definition.identity;
+            let (key, epoch): (Arc<str>, _) = (key.as_str().into(), Epoch(*epoch));
             let found = host.expect(&key, epoch);
             let (host, restore) = (Arc::clone(host), restore.clone());
             let definitions = Arc::clone(&self.hosting.definitions);
             SpawnedTask::spawn(async move {
                 let is_found = found.await;
-                // From now on it is noted as a table of this process, if it becomes one.
-                definitions.forget(&definition);
-                if is_found {
+                if is_found && definitions.awaits(&definition.identity) {
                     match restore(definition.clone()).await {
                         Ok(()) => info!(table = %name, "a cached table was found again"),
                         Err(error) => info!(table = %name, %error, "a cached table is of no use"),
                     }
                 }
                 // Of no meaning for one that was taken over.
+                definitions.forget(&definition);
                 host.give_up(&key, epoch);
             })
         };
@@ -300,247 +349,161 @@ impl CachedTables {
 
     /// Takes out everything.
     pub(crate) fn clear(&self) {
+        self.give_up(None);
         self.remove(|_| true);
     }
 
-    /// Takes out what was cached under a name, and what reads one of these tables.
+    /// Takes out what was cached under a name, what reads one of these tables, and the views that are
+    /// made from the view with the name.
     pub(crate) fn forget(
         &self,
         name: &CacheName,
         owner: u64,
         providers: &[Arc<dyn TableProvider>],
     ) {
-        let is_own = |table: &CachedTable| table.owner.is_none_or(|own| own == owner);
-        self.remove(|table| (table.name == *name && is_own(table)) || table.reads(providers));
+        self.give_up(Some(name));
+        self.remove(|table| {
+            (table.name == *name && table.is_seen_by(owner))
+                || table.reads(providers)
+                || table.names_view(name)
+        });
     }
 
-    fn remove(&self, is_meant: impl Fn(&CachedTable) -> bool) -> bool {
-        let removed: Vec<_> = self.tables.write().extract_if(.., |table| is_meant(table)).collect();
-        for table in &removed {
-            table.content().end();
+    pub(super) fn remove(&self, is_meant: impl Fn(&CachedPlan) -> bool) -> bool {
+        let (removed, ended, has_stopped) = {
+            let mut list = self.list.write();
+            let removed: Vec<_> =
+                list.tables.extract_if(.., |table| is_meant(&table.plan)).collect();
+            let stopped = list.loading.extract_if(.., |plan| is_meant(plan)).count();
+            let mut ended: Vec<_> = removed.iter().map(|table| table.content()).collect();
+            ended.retain(|content| !list.shows(content));
+            (removed, ended, stopped > 0)
+        };
+        for content in &ended {
+            content.end();
         }
         if !removed.is_empty() {
             self.note();
         }
-        !removed.is_empty()
+        !removed.is_empty() || has_stopped
     }
 
-    /// Makes new contents of what reads one of these tables, and of what was cached under `name`: at
-    /// once, or by their next use.
-    ///
-    /// # Errors
-    /// If a content cannot be planned or made; its table keeps the one that it had.
-    pub(crate) async fn renew(
-        self: &Arc<Self>,
-        state: &SessionState,
-        name: Option<&CacheName>,
-        providers: &[Arc<dyn TableProvider>],
-        is_at_once: bool,
-    ) -> Result<()> {
-        let is_meant = |table: &Arc<CachedTable>| {
-            table.reads(providers) || name.is_some_and(|name| table.name == *name)
+    /// Waits no longer for what the process before this one had cached under a name, or for anything;
+    /// returns whether it did.
+    fn give_up(&self, name: Option<&CacheName>) -> bool {
+        let is_meant = |awaited: &CachedDefinition| {
+            name.is_none_or(|name| awaited.schema == name.schema && awaited.table == name.table)
         };
-        for table in self.all().into_iter().filter(is_meant) {
-            let _one_at_a_time = table.changing.lock().await;
-            let CachedTable { id, name, plan, options, .. } = table.as_ref();
-            let content = self.new_content(state, (*id, None), name, plan, options).await?;
-            if is_at_once && !table.is_lazy {
-                content.fill().await?;
-            }
-            let old = std::mem::replace(&mut *table.content.write(), content);
-            old.end();
-            // It may have been taken out meanwhile, with the content that it had.
-            if !self.tables.read().iter().any(|known| known.id == *id) {
-                table.content().end();
-            }
-            self.note();
+        let given_up = self.hosting.definitions.take(is_meant);
+        let Some(host) = self.hosting.host.as_ref().filter(|_| !given_up.is_empty()) else {
+            return false;
+        };
+        for CachedDefinition { identity, .. } in &given_up {
+            host.give_up(&identity.key.as_str().into(), Epoch(identity.epoch));
         }
+        self.note();
+        true
+    }
+}
+
+/// What came of a request to cache a plan.
+enum Begun {
+    /// Its rows are there, or were to be there at their first use.
+    Known(Arc<CachedTable>),
+    Loading(Loading),
+}
+
+/// A plan that is being cached; when this goes, it no longer is.
+struct Loading {
+    tables: Arc<CachedTables>,
+    plan: Arc<CachedPlan>,
+}
+
+impl Loading {
+    /// Lists the table, unless somebody took it out meanwhile.
+    fn finish(self, content: Arc<Content>, identity: Option<&Identity>) -> Result<()> {
+        let Self { tables, plan } = &self;
+        let definitions = &tables.hosting.definitions;
+        {
+            let mut list = tables.list.write();
+            let is_wanted = list.loading.iter().any(|loading| Arc::ptr_eq(loading, plan))
+                && identity.is_none_or(|identity| definitions.awaits(identity));
+            let known = list.tables.iter().filter(|table| table.is_of(&plan.canonical));
+            let known: Vec<_> = known.collect();
+            let others = refuse_other_ways(&known, &plan.name, &plan.options, &plan.canonical);
+            if !is_wanted || others.is_err() {
+                drop(list);
+                content.end();
+                return if is_wanted { others } else { Ok(()) };
+            }
+            // Somebody else may have been faster.
+            let mut alike = known.iter().filter(|table| table.options == plan.options);
+            let content = alike.clone().next().map_or(content, |table| table.content());
+            let is_listed = alike.any(|table| table.name == plan.name && table.owner == plan.owner);
+            if let Some(identity) = identity {
+                // From now on it is noted as a table of this process.
+                definitions.take(|awaited| awaited.identity == *identity);
+            }
+            if !is_listed {
+                let (plan, content) = (Arc::clone(plan), RwLock::new(content));
+                list.tables.push(Arc::new(CachedTable { plan, content }));
+            }
+        }
+        tables.note();
         Ok(())
     }
+}
 
-    /// Plans a lazy table anew for its first use, and returns its content.
-    ///
-    /// # Errors
-    /// If it cannot be planned.
-    pub(super) async fn relisted(
-        self: &Arc<Self>,
-        state: &SessionState,
-        table: &CachedTable,
-    ) -> Result<Arc<Content>> {
-        let _one_at_a_time = table.changing.lock().await;
-        if !table.waits_for_use() {
-            return Ok(table.content());
-        }
-        let CachedTable { id, name, plan, options, .. } = table;
-        let content = self.new_content(state, (*id, None), name, plan, options).await?;
-        // The query was planned with these columns.
-        if content.schema != table.content().schema {
-            return Ok(table.content());
-        }
-        let old = std::mem::replace(&mut *table.content.write(), Arc::clone(&content));
-        old.end();
-        if !self.tables.read().iter().any(|known| known.id == *id) {
-            content.end();
-        }
-        Ok(content)
-    }
-
-    /// Takes out what reads one of these tables.
-    pub(crate) fn forget_readers(&self, providers: &[Arc<dyn TableProvider>]) {
-        self.remove(|table| table.reads(providers));
-    }
-
-    async fn new_content(
-        self: &Arc<Self>,
-        state: &SessionState,
-        (id, identity): (u64, Option<Identity>),
-        name: &CacheName,
-        plan: &LogicalPlan,
-        options: &CacheOptions,
-    ) -> Result<Arc<Content>> {
-        let store = self.store.get().await?.clone();
-        // The plan may use other cached tables, and not itself.
-        let state = SessionStateBuilder::new_from_existing(state.clone())
-            .with_analyzer_rules(optimizer::analyzer_rules(Some((self, Some(id)))))
-            .build();
-        let mut physical = guard(state.create_physical_plan(plan)).await??;
-        let width = state.config().target_partitions();
-        physical = widened(physical, width)?;
-        let schema = content_schema(plan, &physical)?;
-        let clustering = match &options.cluster_by {
-            Some(cluster_by) => Some(cluster_columns(cluster_by, &schema, width)?),
-            None => None,
-        };
-        let context = state.task_ctx();
-        let lineage_of = |physical: Arc<dyn ExecutionPlan>| {
-            let physical = match &clustering {
-                Some((columns, count)) => clustered_plan(physical, &schema, columns, *count)?,
-                None => physical,
-            };
-            Ok::<_, Error>(Lineage::new(physical, Arc::clone(&context))?)
-        };
-        let mut lineage = lineage_of(Arc::clone(&physical))?;
-        // Rows lie by the values that the plan gives, which queries see as these only if they are of
-        // the same types.
-        let is_as_seen = |column: &usize| {
-            physical.schema().field(*column).data_type() == schema.field(*column).data_type()
-        };
-        let clustered = clustering.as_ref().map(|(columns, _count)| columns);
-        let clustered = clustered.filter(|columns| columns.iter().all(is_as_seen)).cloned();
-        let mut shape = CachedShape {
-            name: name.to_string(),
-            key: format!("{name}#{id}").into(),
-            epoch: Epoch(match identity {
-                Some(known) => known.epoch,
-                None => self.epochs.fetch_add(1, Ordering::Relaxed),
-            }),
-            schema: Arc::clone(&schema),
-            clustered,
-            partition_count: lineage.partition_count(),
-            is_narrow: lineage.is_narrow,
-        };
-        let hosted = self.host(&shape, options, &lineage)?;
-        if let Some(hosted) = &hosted {
-            shape = hosted.shape().as_ref().clone();
-        } else if reads_hosted(lineage.plan())? {
-            let executor = Arc::clone(&self.hosting.executor);
-            lineage = lineage_of(Arc::new(ThroughExec::new(physical, executor)))?;
-            shape.partition_count = lineage.partition_count();
-            shape.is_narrow = lineage.is_narrow;
-        }
-        let content = Content::new(ContentParts {
-            shape: Arc::new(shape),
-            level: options.level,
-            store,
-            hosted,
-            width,
-            lineage,
-            epochs: Arc::clone(&self.epochs),
-        });
-        match identity {
-            Some(known) if content.fingerprint != known.fingerprint => {
-                content.end();
-                Err(Error::plan("it is not made as it was"))
-            }
-            _ => Ok(content),
-        }
-    }
-
-    /// Finds somebody who keeps a content in place of this process.
-    fn host(
-        &self,
-        shape: &CachedShape,
-        options: &CacheOptions,
-        lineage: &Lineage,
-    ) -> Result<Option<Arc<dyn HostedTable>>> {
-        let Some(host) = &self.hosting.host else { return Ok(None) };
-        host.adopt(HostedParts {
-            shape: Arc::new(shape.clone()),
-            level: options.level,
-            plan: Arc::clone(lineage.plan()),
-            context: Arc::clone(lineage.context()),
-        })
+impl Drop for Loading {
+    fn drop(&mut self) {
+        self.tables.list.write().loading.retain(|plan| !Arc::ptr_eq(plan, &self.plan));
     }
 }
 
-/// Returns the columns as queries see them, each with a name of its own.
-fn content_schema(plan: &LogicalPlan, physical: &Arc<dyn ExecutionPlan>) -> Result<SchemaRef> {
-    let (seen, made) = (plan.schema(), physical.schema());
-    if seen.fields().len() != made.fields().len() {
-        return Err(Error::Internal {
-            message: "a plan has other columns than its query".to_owned(),
-            source: None,
-        });
-    }
-    let mut fields: Vec<Field> = Vec::with_capacity(seen.fields().len());
-    for (idx, (field, made)) in seen.fields().iter().zip(made.fields()).enumerate() {
-        let is_known = fields.iter().any(|other| other.name() == field.name());
-        let name = if is_known { format!("{}:{idx}", field.name()) } else { field.name().clone() };
-        let is_nullable = field.is_nullable() || made.is_nullable();
-        fields.push(field.as_ref().clone().with_name(name).with_nullable(is_nullable));
-    }
-    Ok(Arc::new(Schema::new(fields)))
-}
-
-fn cluster_columns(
-    cluster_by: &ClusterBy,
-    schema: &Schema,
-    width: usize,
-) -> Result<(Vec<usize>, usize)> {
-    let count = cluster_by.partitions.unwrap_or(width);
-    if count == 0 || count > MAX_PARTITIONS {
-        return Err(Error::plan(format!(
-            "a table is clustered into 1 to {MAX_PARTITIONS} partitions, not {count}"
-        )));
-    }
-    let mut columns = Vec::with_capacity(cluster_by.columns.len());
-    for name in &cluster_by.columns {
-        let Ok(column) = schema.index_of(name) else {
-            let known = schema.fields().iter().map(|field| field.name().as_str());
-            return Err(Error::not_found("column", name, known));
-        };
-        if columns.contains(&column) {
-            return Err(Error::plan(format!("column \"{name}\" is in CLUSTER BY twice")));
+/// Two contents of one plan stand for each other, so they have to have the same rows.
+fn refuse_other_ways(
+    known: &[&Arc<CachedTable>],
+    name: &CacheName,
+    options: &CacheOptions,
+    canonical: &Canonical,
+) -> Result<()> {
+    match known.iter().find(|table| table.options != *options) {
+        Some(table) if table.options.level != options.level || !canonical.is_repeatable() => {
+            Err(Error::Plan {
+                message: format!("the rows of \"{name}\" are cached already, in another way"),
+                position: None,
+                hint: Some(format!("UNCACHE TABLE {} comes first", table.name)),
+            })
         }
-        columns.push(column);
+        _ => Ok(()),
     }
-    if columns.is_empty() {
-        return Err(Error::plan("CLUSTER BY needs a column"));
-    }
-    Ok((columns, count))
 }
 
-fn clustered_plan(
-    plan: Arc<dyn ExecutionPlan>,
-    schema: &Schema,
-    columns: &[usize],
-    count: usize,
-) -> Result<Arc<dyn ExecutionPlan>> {
-    let keys = columns.iter().map(|column| {
-        Arc::new(Column::new(schema.field(*column).name(), *column)) as Arc<dyn PhysicalExpr>
-    });
-    let partitioning = Partitioning::Hash(keys.collect(), count);
-    Ok(Arc::new(RepartitionExec::try_new(plan, partitioning)?))
+impl CacheRequest {
+    fn into_plan(self, canonical: Canonical, family: Arc<Family>, id: u64) -> CachedPlan {
+        let Self { name, owner, plan, view, options, is_lazy, identity: _ } = self;
+        let kind = kind_of(&plan);
+        CachedPlan { id, name, owner, kind, canonical, plan, view, options, is_lazy, family }
+    }
+}
+
+impl Listed {
+    /// Returns whether a content is that of a table.
+    pub(super) fn shows(&self, content: &Arc<Content>) -> bool {
+        self.tables.iter().any(|table| Arc::ptr_eq(&table.content.read(), content))
+    }
+
+    pub(super) fn has(&self, table: &Arc<CachedTable>) -> bool {
+        self.tables.iter().any(|known| Arc::ptr_eq(known, table))
+    }
+}
+
+impl Deref for CachedTable {
+    type Target = CachedPlan;
+
+    fn deref(&self) -> &CachedPlan {
+        &self.plan
+    }
 }
 
 impl CachedTable {
@@ -552,11 +515,12 @@ impl CachedTable {
     fn definition(&self) -> Option<CachedDefinition> {
         let content = self.content();
         let hosted = content.hosted()?;
-        if self.owner.is_some() || self.name.schema == TEMP {
+        if self.owner.is_some() || self.name.schema == TEMP || self.is_stale_with(&content) {
             return None;
         }
         let identity = Identity {
             id: self.id,
+            key: content.key.to_string(),
             epoch: hosted.shape().epoch.0,
             fingerprint: content.fingerprint,
         };
@@ -564,17 +528,33 @@ impl CachedTable {
         let (options, width) = (&self.options, content.width);
         Some(CachedDefinition::new(name, options, self.is_lazy, width, identity))
     }
+}
 
-    /// Returns whether the content is that of a lazy table which nobody used yet: it is to have the
-    /// files that are there when it is used, not those of when it was named.
-    pub(super) fn waits_for_use(&self) -> bool {
-        self.is_lazy && self.content().is_unused()
+impl CachedPlan {
+    /// Returns whether a plan gives the rows of the table.
+    pub(super) fn is_of(&self, canonical: &Canonical) -> bool {
+        self.canonical == *canonical || canonical.is_mark_of(self.id)
+    }
+
+    /// Returns whether it is everybody's or this session's.
+    pub(super) fn is_seen_by(&self, session: u64) -> bool {
+        self.owner.is_none_or(|owner| owner == session)
     }
 
     /// Returns whether the plan reads one of these tables.
-    fn reads(&self, providers: &[Arc<dyn TableProvider>]) -> bool {
+    pub(super) fn reads(&self, providers: &[Arc<dyn TableProvider>]) -> bool {
         let own = providers_of(&self.plan);
         own.iter().any(|own| providers.iter().any(|other| address_of(other) == address_of(own)))
+    }
+
+    /// Returns whether it is a view over the view with this name.
+    fn names_view(&self, name: &CacheName) -> bool {
+        match &self.view {
+            Some(ViewIdentity::Text { nested, .. }) => {
+                nested.iter().any(|(known, _)| known == name)
+            }
+            Some(ViewIdentity::Provider(_)) | None => false,
+        }
     }
 }
 
@@ -625,7 +605,7 @@ impl StoreSlot {
         Self { opened: OnceCell::new_with(store), config, pool }
     }
 
-    async fn get(&self) -> Result<&PartitionStore> {
+    pub(super) async fn get(&self) -> Result<&PartitionStore> {
         self.opened
             .get_or_try_init(|| async {
                 let config = self.config.clone();

@@ -171,7 +171,8 @@ pub(crate) fn insert_target(table: &FileTable, mode: WriteMode) -> Result<FileTa
     })
 }
 
-/// Writes a query's rows; returns how many.
+/// Writes a query's rows; returns how many. `changed` is called when something may have changed: even
+/// if nobody waits any longer, or it could not be done as a whole.
 ///
 /// # Errors
 /// The query's own; [`Error::AlreadyExists`] and [`Error::Io`] about the target; nothing that is
@@ -181,6 +182,7 @@ pub(crate) async fn write(
     executor: &dyn QueryExecutor,
     input: LogicalPlan,
     target: &FileTarget,
+    changed: impl FnOnce() + Send + 'static,
 ) -> Result<u64> {
     let rules = Rules::parse(target.format, &target.options)?;
     let location = Location::parse(&target.location)?;
@@ -214,6 +216,8 @@ pub(crate) async fn write(
     let context = state.task_ctx();
     let rows = executor.execute(plan, Arc::clone(&context)).await?;
     let output = Output { rules: &rules, target, location: &location, is_file };
+    // What is staged is not seen before it is committed.
+    let mut change = Change { has_begun: staging.is_none(), call: Some(changed) };
     let directory = staging.as_ref().map(Staging::directory);
     let written = output.write_rows(state, rows, &context, directory).await;
     let count = written.map_err(|error| write_error(&location, error))?;
@@ -225,13 +229,33 @@ pub(crate) async fn write(
             let file = is_file.then(|| file_name(&location));
             let mode = target.mode;
             // Renames and syncs wait for the disk.
-            tokio::task::spawn_blocking(move || staging.commit(mode, file.as_deref()))
+            let commit = move || {
+                change.has_begun = true;
+                let outcome = staging.commit(mode, file.as_deref());
+                drop(change);
+                outcome
+            };
+            tokio::task::spawn_blocking(commit)
                 .await
                 .map_err(|error| Error::Internal { message: error.to_string(), source: None })??;
         }
         None => tracing::debug!(location = %location.text, "written to a remote store"),
     }
     Ok(count)
+}
+
+/// Tells of a change, however it ends.
+struct Change<F: FnOnce()> {
+    has_begun: bool,
+    call: Option<F>,
+}
+
+impl<F: FnOnce()> Drop for Change<F> {
+    fn drop(&mut self) {
+        if let Some(call) = self.call.take().filter(|_| self.has_begun) {
+            call();
+        }
+    }
 }
 
 fn is_single_file(target: &FileTarget, location: &Location) -> bool {

@@ -35,7 +35,7 @@ use datafusion::optimizer::{Analyzer, AnalyzerRule, Optimizer, OptimizerRule};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 
-use crate::cache::{CachedTables, ChooseClustering, SubstituteCached};
+use crate::cache::{CacheScope, CachedTables, ChooseClustering, SubstituteCached};
 
 /// DataFusion's names for its rules that push filters down, before and after other rules.
 const FILTER_RULES: [&str; 2] = ["FilterPushdown", "FilterPushdown(Post)"];
@@ -43,14 +43,14 @@ const FILTER_RULES: [&str; 2] = ["FilterPushdown", "FilterPushdown(Post)"];
 /// DataFusion's name for its rule that puts exchanges in.
 const EXCHANGES: &str = "EnsureRequirements";
 
-/// What is cached in its places (but for the table with this id), then DataFusion's analyzer rules,
+/// What is cached in its places (as what is being made may use it), then DataFusion's analyzer rules,
 /// then computed lists and checked arithmetic, then the unnesting of subqueries.
 pub(crate) fn analyzer_rules(
-    cache: Option<(&Arc<CachedTables>, Option<u64>)>,
+    cache: Option<(&Arc<CachedTables>, Option<CacheScope>)>,
 ) -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let mut rules = Analyzer::new().rules;
-    if let Some((tables, except)) = cache {
-        rules.insert(0, Arc::new(SubstituteCached::new(tables, except)));
+    if let Some((tables, making)) = cache {
+        rules.insert(0, Arc::new(SubstituteCached::new(tables, making)));
     }
     rules.push(Arc::new(in_lists::ComputedLists));
     rules.push(Arc::new(checked_arithmetic::CheckedArithmetic));

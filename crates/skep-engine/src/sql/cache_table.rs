@@ -10,11 +10,12 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::{ViewTable, provider_as_source};
-use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use datafusion::sql::sqlparser::ast::ObjectName;
 
-use crate::cache::{CacheName, CacheOptions, CacheRequest, CachedDefinition, providers_of};
+use crate::cache::{
+    CacheName, CacheOptions, CacheRequest, CachedDefinition, ViewIdentity, address_of, providers_of,
+};
 use crate::catalog::{CATALOG, Definition, TEMP, TableEntry, TableOpener};
 use crate::error::{Error, Result};
 use crate::query::QueryStream;
@@ -30,13 +31,13 @@ impl Session {
         self.may_change_cache("caching a DataFrame")?;
         let plan = frame.logical_plan().clone();
         // The name is for people alone.
-        let id = self.inner.cache.tables.all().len() + 1;
+        let id = self.inner.cache.tables.next_id();
         let name = CacheName { schema: TEMP.to_owned(), table: format!("dataframe_{id}") };
         let owner = Some(self.inner.cache.id);
         let is_lazy = false;
         let (view, identity) = (None, None);
         let request = CacheRequest { name, owner, plan, view, options, is_lazy, identity };
-        self.inner.cache.tables.cache(&self.state(), request).await
+        self.inner.cache.tables.cache(&self.lasting_state(), request).await
     }
 
     /// Takes the rows of a DataFrame out of the cache; returns whether they were in it.
@@ -45,7 +46,8 @@ impl Session {
     /// [`Error::PermissionDenied`] for a reader.
     pub fn unpersist(&self, frame: &DataFrame) -> Result<bool> {
         self.may_change_cache("unpersisting a DataFrame")?;
-        Ok(self.inner.cache.tables.uncache(frame.logical_plan()))
+        let cache = &self.inner.cache;
+        Ok(cache.tables.uncache(frame.logical_plan(), None, cache.id))
     }
 
     /// Checks that what is kept for everybody may be changed: memory that one takes is another's no
@@ -59,16 +61,13 @@ impl Session {
         self.may_change_cache("CACHE TABLE")?;
         let mut options = CacheOptions::parse(&cache.options)?;
         options.cluster_by = cache.cluster_by;
-        let state = self.state();
+        let state = self.lasting_state();
         let Some(query) = cache.query else {
             let (reference, entry) = self.find_table(&cache.name)?;
             refuse_system(&reference, &entry, "be cached")?;
             let (name, owner) = self.cache_name(&reference);
             let plan = self.plan_of(&reference, &entry).await?;
-            let view = match &entry.definition {
-                Definition::View(view) => Some(view.clone()),
-                _ => None,
-            };
+            let view = self.inner.view_identity(&entry)?;
             let is_lazy = cache.is_lazy;
             let request =
                 CacheRequest { name, owner, plan, view, options, is_lazy, identity: None };
@@ -93,17 +92,11 @@ impl Session {
         let name = CacheName { schema: TEMP.to_owned(), table: table.clone() };
         let owner = Some(self.inner.cache.id);
         let is_lazy = cache.is_lazy;
-        let request = CacheRequest {
-            name,
-            owner,
-            plan: plan.clone(),
-            view: None,
-            options,
-            is_lazy,
-            identity: None,
-        };
+        let provider: Arc<dyn TableProvider> =
+            Arc::new(ViewTable::new(plan.clone(), Some(cache.text.clone())));
+        let view = Some(ViewIdentity::Provider(address_of(&provider)));
+        let request = CacheRequest { name, owner, plan, view, options, is_lazy, identity: None };
         self.inner.cache.tables.cache(&state, request).await?;
-        let provider = Arc::new(ViewTable::new(plan, Some(cache.text.clone())));
         let definition = Definition::Provider { provider, text: Some(cache.text) };
         let entry = Arc::new(TableEntry::new(definition, None));
         self.inner.catalog.add_temporary(&table, entry, false)?;
@@ -122,10 +115,7 @@ impl Session {
         };
         let reference = TableReference::partial(schema.as_str(), table.as_str());
         let plan = self.plan_of(&reference, entry).await?;
-        let view = match &entry.definition {
-            Definition::View(view) => Some(view.clone()),
-            _ => None,
-        };
+        let view = self.inner.view_identity(entry)?;
         let name = CacheName { schema: schema.clone(), table: table.clone() };
         let request = CacheRequest {
             name,
@@ -134,9 +124,9 @@ impl Session {
             view,
             options: definition.options()?,
             is_lazy: *is_lazy,
-            identity: Some(*identity),
+            identity: Some(identity.clone()),
         };
-        let mut state = self.state();
+        let mut state = self.lasting_state();
         state.config_mut().options_mut().execution.target_partitions = *width;
         self.inner.cache.tables.cache(&state, request).await
     }
@@ -153,7 +143,9 @@ impl Session {
             found => found?,
         };
         let plan = self.plan_of(&reference, &entry).await?;
-        if !self.inner.cache.tables.uncache(&plan) && !if_exists {
+        let (name, _) = self.cache_name(&reference);
+        let cache = &self.inner.cache;
+        if !cache.tables.uncache(&plan, Some(&name), cache.id) && !if_exists {
             return Err(Error::Plan {
                 message: format!("table \"{reference}\" is not cached"),
                 position: None,
@@ -176,37 +168,33 @@ impl Session {
         let (reference, entry) = self.find_table(name)?;
         refuse_system(&reference, &entry, "be refreshed")?;
         let plan = self.plan_of(&reference, &entry).await?;
-        let state = self.state();
+        let state = self.lasting_state();
         // Files that are not there any more are missed now, cached or not.
         let planned = guard(state.create_physical_plan(&plan)).await??;
         drop(planned);
         let (name, _) = self.cache_name(&reference);
-        let tables = &self.inner.cache.tables;
-        tables.renew(&state, Some(&name), &providers_of(&plan), true).await?;
+        let cache = &self.inner.cache;
+        cache.tables.refresh(&state, (&name, cache.id), &providers_of(&plan)).await?;
         Ok(command_done("REFRESH TABLE"))
     }
 
-    /// Rows were put into a table: what was cached from it is loaded again by its next use.
-    pub(crate) async fn cached_source_changed(
+    /// Returns what is to be done when rows were put into a table, whoever waits for it or not: what
+    /// was cached from it is loaded again by its next use.
+    pub(crate) fn cached_source_changed(
         &self,
-        state: &SessionState,
         entry: &Arc<TableEntry>,
-    ) -> Result<()> {
-        let providers = opened(entry);
-        let tables = &self.inner.cache.tables;
-        let renewed = tables.renew(state, None, &providers, false).await;
-        if renewed.is_err() {
-            // The rows are in; a cached table that cannot follow must not hide them.
-            tables.forget_readers(&providers);
-        }
-        renewed
+    ) -> impl FnOnce() + Send + 'static {
+        let (entry, tables) = (Arc::clone(entry), Arc::clone(&self.inner.cache.tables));
+        // It may be opened, and cached, while the rows are written.
+        move || tables.source_changed(&opened(&entry))
     }
 
     /// A table or view is not what it was under this name.
     pub(crate) fn forget_cached(&self, schema: &str, table: &str, entry: &TableEntry) {
         let name = CacheName { schema: schema.to_owned(), table: table.to_owned() };
         let cache = &self.inner.cache;
-        // What was cached over a view stays right when the view goes: it is made from its tables.
+        // What was cached over a view's rows stays right when the view goes: it is made from its tables.
+        // Views whose texts name it mean something else by now.
         let providers = if entry.is_view() { Vec::new() } else { opened(entry) };
         cache.tables.forget(&name, cache.id, &providers);
     }

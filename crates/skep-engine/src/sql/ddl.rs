@@ -169,7 +169,7 @@ impl Session {
             schema: None,
         };
         let executor = self.inner.engine.executor.as_ref();
-        let row_count = files::write(&self.state(), executor, plan, &target).await?;
+        let row_count = files::write(&self.state(), executor, plan, &target, || {}).await?;
         self.keep_managed(place, create, table, home)?;
         Ok(row_count)
     }

@@ -37,8 +37,8 @@ impl Session {
         let target = self.write_target(reference, &entry, mode)?;
         let input = statement.input.as_ref().clone();
         let executor = self.inner.engine.executor.as_ref();
-        let row_count = files::write(state, executor, input, &target).await?;
-        self.cached_source_changed(state, &entry).await?;
+        let changed = self.cached_source_changed(&entry);
+        let row_count = files::write(state, executor, input, &target, changed).await?;
         Ok(QueryStream::done(StatementKind::Write { row_count }))
     }
 
@@ -86,7 +86,7 @@ impl Session {
         let planned = self.inner.plan(&state, statement, self.scope()).await?;
         let input = named_columns(planned, &[])?;
         let executor = self.inner.engine.executor.as_ref();
-        let row_count = files::write(&state, executor, input, &target).await?;
+        let row_count = files::write(&state, executor, input, &target, || {}).await?;
         Ok(QueryStream::done(StatementKind::Write { row_count }))
     }
 }

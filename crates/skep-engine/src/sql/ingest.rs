@@ -104,7 +104,9 @@ impl Session {
             None => rows,
         };
         let state = self.state();
-        files::write(&state, self.inner.engine.executor.as_ref(), rows, &target).await
+        let executor = self.inner.engine.executor.as_ref();
+        let changed = self.cached_source_changed(&entry);
+        files::write(&state, executor, rows, &target, changed).await
     }
 }
 

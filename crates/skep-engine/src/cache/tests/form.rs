@@ -26,7 +26,7 @@ async fn lineitem_takes_less_than_its_text() {
     assert!(memory * 10 < text * 7, "{memory} bytes of {text}");
     assert!(memory * 2 < decoded, "{memory} bytes of {decoded}");
     fixture.run("UNCACHE TABLE lineitem").await;
-    assert_eq!(fixture.session.inner.engine.runtime.memory_pool.reserved(), 0);
+    assert_eq!(fixture.reserved(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,4 +53,24 @@ async fn the_flights_of_new_york_take_no_more_than_their_text() {
         assert!(memory <= text, "{table}: {memory} bytes of {text}");
         assert!(memory * 2 <= decoded * 3, "{table}: {memory} bytes of {decoded}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_that_filters_and_joins_do_not_want_are_skipped() {
+    let fixture = Fixture::new(|config| config.target_partitions = Some(1)).await;
+    fixture
+        .run("CREATE TABLE t AS SELECT value AS a FROM generate_series(1, 81920) AS s(value)")
+        .await;
+    fixture.run("CREATE TABLE few AS SELECT 81000 AS a UNION ALL SELECT 81001").await;
+    fixture.run("CACHE TABLE t").await;
+    for (query, skipped) in [
+        ("SELECT count(*) FROM t WHERE a % 2 = 0", 0),
+        ("SELECT count(*) FROM t WHERE a > 81910 AND a % 2 = 0", 9),
+        ("SELECT count(*) FROM t WHERE a % 2 = 0 AND (a < 10 OR a > 81910)", 8),
+        ("SELECT count(*) FROM few JOIN t ON few.a = t.a", 9),
+    ] {
+        let plan = fixture.run(&format!("EXPLAIN ANALYZE {query}")).await.join("\n");
+        assert!(plan.contains(&format!("skipped_batches={skipped}")), "{query}: {plan}");
+    }
+    assert_eq!(fixture.run("SELECT count(*) FROM few JOIN t ON few.a = t.a").await, ["2"]);
 }

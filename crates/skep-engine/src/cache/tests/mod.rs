@@ -2,6 +2,7 @@
 
 mod changes;
 mod encoding;
+mod expecting;
 mod form;
 mod pressure;
 
@@ -44,6 +45,25 @@ impl Fixture {
     /// Runs a statement and returns each row as text.
     async fn run(&self, statement: &str) -> Vec<String> {
         run(&self.session, statement).await
+    }
+
+    /// Returns the bytes of memory that anybody has.
+    fn reserved(&self) -> usize {
+        self.session.inner.engine.runtime.memory_pool.reserved()
+    }
+
+    /// Makes an external table `f` over a directory of files, of one row each.
+    async fn folder(&self, columns: &str, count: usize) {
+        for number in 0..count {
+            let file = self.path(&format!("f/{number}.csv"));
+            self.run(&format!("COPY (SELECT {columns}) TO '{}'", file.display())).await;
+        }
+        self.run(&format!(
+            "CREATE EXTERNAL TABLE f STORED AS CSV LOCATION '{}/' \
+             OPTIONS ('format.has_header' 'true')",
+            self.path("f").display()
+        ))
+        .await;
     }
 
     async fn fail(&self, statement: &str) -> Error {
@@ -104,3 +124,19 @@ fn write_lineitem(path: &Path, scale: f64) -> u64 {
 const SUMMARY: &str = "SELECT l_returnflag, l_shipmode, count(*), sum(l_orderkey), \
     sum(l_linenumber), min(l_shipdate), max(l_comment), count(DISTINCT l_suppkey) \
     FROM lineitem GROUP BY l_returnflag, l_shipmode ORDER BY 1, 2";
+
+/// Takes partitions of the one cached table out of the store, as want of room would.
+fn drop_partitions(fixture: &Fixture, partitions: &[usize]) {
+    let tables = fixture.session.inner.engine.cache.all();
+    let content = tables[0].content();
+    let epoch = content.current().epoch;
+    let keys: Vec<_> = partitions
+        .iter()
+        .map(|partition| skep_store::PartitionKey::Cached {
+            table: std::sync::Arc::clone(&content.key),
+            epoch,
+            partition: *partition,
+        })
+        .collect();
+    content.store.release(&keys, skep_store::Readers::Finish);
+}

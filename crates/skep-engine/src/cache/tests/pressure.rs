@@ -18,7 +18,7 @@ async fn what_memory_has_no_room_for_goes_to_disk() {
     assert_eq!(fixture.figure("misses").await, 0);
     assert_eq!(fixture.figure("rebuilt").await, 0);
     fixture.run("CLEAR CACHE").await;
-    assert_eq!(fixture.session.inner.engine.runtime.memory_pool.reserved(), 0);
+    assert_eq!(fixture.reserved(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -153,18 +153,52 @@ async fn a_source_that_changed_is_found_when_rows_must_be_made_again() {
     assert!(matches!(error, Error::File { missing: true, .. }), "{error}");
 }
 
-/// Takes partitions of the one cached table out of the store, as want of room would.
-fn drop_partitions(fixture: &Fixture, partitions: &[usize]) {
-    let tables = fixture.session.inner.engine.cache.all();
-    let content = tables[0].content();
-    let epoch = content.current().epoch;
-    let keys: Vec<_> = partitions
-        .iter()
-        .map(|partition| skep_store::PartitionKey::Cached {
-            table: std::sync::Arc::clone(&content.key),
-            epoch,
-            partition: *partition,
-        })
-        .collect();
-    content.store.release(&keys, skep_store::Readers::Finish);
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_table_was_yields_to_what_it_becomes() {
+    const MEMORY_ONLY: &str = "CACHE TABLE lineitem OPTIONS ('storageLevel' 'MEMORY_ONLY')";
+    let taken = {
+        let fixture = Fixture::new(|config| config.target_partitions = Some(8)).await;
+        fixture.lineitem(0.02).await;
+        fixture.run(MEMORY_ONLY).await;
+        fixture.figure("memory_bytes").await as usize
+    };
+    let fixture = Fixture::new(|config| {
+        config.target_partitions = Some(8);
+        config.cache_memory_limit = Some(taken + taken / 3);
+    })
+    .await;
+    fixture.lineitem(0.02).await;
+    fixture.run(MEMORY_ONLY).await;
+    for _ in 0..2 {
+        let all = fixture.figure("partitions").await;
+        assert_eq!(fixture.figure("cached_partitions").await, all);
+        fixture.run("REFRESH TABLE lineitem").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_disk_has_no_room_for_goes_away_and_is_made_again() {
+    const DISK_ONLY: &str = "OPTIONS ('storageLevel' 'DISK_ONLY')";
+    let taken = {
+        let fixture = Fixture::new(|_| {}).await;
+        fixture.lineitem(0.02).await;
+        fixture.run(&format!("CACHE TABLE lineitem {DISK_ONLY}")).await;
+        fixture.figure("disk_bytes").await
+    };
+    let fixture = Fixture::new(|config| config.spill_limit = taken + taken / 3).await;
+    fixture.lineitem(0.02).await;
+    let before = fixture.run(LINES).await;
+    fixture.run(&format!("CACHE TABLE lineitem {DISK_ONLY}")).await;
+    let figure = async |column: &str| {
+        let of = "FROM system.cached_tables WHERE table_name = 'lineitem'";
+        fixture.run(&format!("SELECT {column} {of}")).await.remove(0).parse::<u64>().unwrap()
+    };
+    let all = figure("partitions").await;
+    assert_eq!(figure("cached_partitions").await, all);
+    let other = "SELECT * FROM lineitem WHERE l_linenumber < 4";
+    fixture.run(&format!("CACHE TABLE other {DISK_ONLY} AS {other}")).await;
+    let left = figure("cached_partitions").await;
+    assert!(left < all, "{left} of {all}");
+    assert_eq!(fixture.run(LINES).await, before);
+    assert!(figure("rebuilt").await > 0);
 }

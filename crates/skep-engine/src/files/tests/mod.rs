@@ -128,7 +128,7 @@ impl Place {
     async fn write(&self, sql: &str, target: &FileTarget) -> Result<u64, Error> {
         let plan = self.context.state().create_logical_plan(sql).await.unwrap();
         let plan = self.context.state().optimize(&plan).unwrap();
-        write(&self.state(), &LocalExecutor, plan, target).await
+        write(&self.state(), &LocalExecutor, plan, target, || {}).await
     }
 
     /// Copies a query's rows to a file or directory.
