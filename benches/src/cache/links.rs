@@ -8,7 +8,7 @@ use skep_bench::figures::{milliseconds, round};
 
 use super::CacheArguments;
 use super::data::create_links;
-use super::report::{Bound, Report};
+use super::report::{Bound, Report, are_near};
 use super::site::{Site, ratio};
 use crate::processes::{Rows, quantile};
 
@@ -20,13 +20,16 @@ struct Ranks {
     /// The sum of all ranks, and the greatest.
     summary: Rows,
     is_exchanged: bool,
+    /// Bytes that the tasks which read links had from other workers, in the last iteration; `None` in
+    /// one process.
+    remote_bytes: Option<f64>,
 }
 
 pub(super) async fn measure(arguments: &CacheArguments, report: &mut Report) -> Result<()> {
     let clustered = run(arguments, true).await?;
     let unclustered = run(arguments, false).await?;
     ensure!(
-        are_near(&clustered.summary, &unclustered.summary)?,
+        are_near(&clustered.summary, &unclustered.summary, 1e-9)?,
         "clustered: {:?}, not clustered: {:?}",
         clustered.summary,
         unclustered.summary
@@ -45,6 +48,13 @@ pub(super) async fn measure(arguments: &CacheArguments, report: &mut Report) -> 
     report.add(
         "exchanges of clustered links",
         f64::from(u8::from(clustered.is_exchanged)),
+        Bound::AtMost(0.0),
+        Value::Null,
+    )?;
+    let Some(bytes) = clustered.remote_bytes else { return Ok(()) };
+    report.add(
+        "bytes that tasks which join clustered links had from others",
+        bytes,
         Bound::AtMost(0.0),
         Value::Null,
     )
@@ -82,9 +92,25 @@ async fn run(arguments: &CacheArguments, is_clustered: bool) -> Result<Ranks> {
             .await?;
         iterations.push(time);
     }
-    let plan = site.ask(&format!("EXPLAIN {}", rank_query("ranks_0"))).await?;
+    // Of a query whose own rows are not cached.
+    let last = format!("ranks_{ITERATIONS}");
+    let plan = site.ask(&format!("EXPLAIN {}", rank_query(&last))).await?;
+    let remote_bytes = remote_bytes(&site, &format!("CACHE TABLE {last}")).await?;
     let summary = site.ask(&format!("SELECT sum(rank), max(rank) FROM ranks_{ITERATIONS}")).await?;
-    Ok(Ranks { iterations, summary, is_exchanged: exchanges_links(&plan)? })
+    Ok(Ranks { iterations, summary, is_exchanged: exchanges_links(&plan)?, remote_bytes })
+}
+
+/// Returns what the first tasks of a statement that read cached rows had from other workers: those
+/// that join the links, unless the links are exchanged before.
+async fn remote_bytes(site: &Site, statement: &str) -> Result<Option<f64>> {
+    let Site::Cluster(cluster) = site else { return Ok(None) };
+    let id = cluster.query_id(statement).await?;
+    let inputs = format!(
+        "SELECT sum(remote_bytes) FROM system.tasks \
+         WHERE query = '{id}' AND locality IS NOT NULL \
+         GROUP BY stage ORDER BY CAST(substr(stage, 2) AS INT) LIMIT 1"
+    );
+    Ok(Some(site.ask_number(&inputs).await?))
 }
 
 /// Each page passes its rank on to those that it links to, in equal parts.
@@ -121,14 +147,6 @@ fn exchanges_links(plan: &Rows) -> Result<bool> {
         }
     }
     anyhow::bail!("no join above the scan of the cached links in {plan:?}")
-}
-
-fn are_near(left: &Rows, right: &Rows) -> Result<bool> {
-    let mut pairs = left.iter().flatten().zip(right.iter().flatten());
-    pairs.try_fold(true, |are_near, (left, right)| {
-        let (left, right): (f64, f64) = (left.parse()?, right.parse()?);
-        Ok(are_near && (left - right).abs() <= 1e-9 * left.abs())
-    })
 }
 
 fn median(times: &[Duration]) -> Duration {

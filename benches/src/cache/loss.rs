@@ -12,7 +12,7 @@ use skep_testkit::cluster::{Signal, signal};
 use super::CacheArguments;
 use super::data::{create_lineitem, create_points};
 use super::iterations::{ITERATIONS, centers_query, first_centers, moved_centers};
-use super::report::{Bound, Report};
+use super::report::{Bound, Report, are_near};
 use super::scan::usual_query;
 use super::site::{Site, ratio, seconds};
 use crate::processes::{Processes, quantile, time};
@@ -70,15 +70,19 @@ async fn in_an_iteration(arguments: &CacheArguments, report: &mut Report) -> Res
     site.ask("CACHE TABLE cached_points").await?;
     let mut centers = first_centers(arguments.centers);
     let mut times: Vec<Duration> = Vec::with_capacity(ITERATIONS);
+    let mut fatal = None;
     for iteration in 1..=ITERATIONS {
         let query = centers_query("cached_points", &centers);
         let (rows, took) = if iteration == FATAL {
             let cluster = processes(&site)?;
             let client = Client::connect(&cluster.processes.url).await?;
-            let running = SpawnedTask::spawn(async move { time(&client, &query).await });
+            let text = query.clone();
+            let running = SpawnedTask::spawn(async move { time(&client, &text).await });
             tokio::time::sleep(usual(&times) / 2).await;
             signal(cluster.processes.workers[0].pid, Signal::Kill)?;
-            running.await??
+            let (rows, took) = running.await??;
+            fatal = Some((query, rows.clone()));
+            (rows, took)
         } else {
             site.time(&query).await?
         };
@@ -87,6 +91,12 @@ async fn in_an_iteration(arguments: &CacheArguments, report: &mut Report) -> Res
     }
     let rebuilt = rebuilt(&site).await?;
     ensure!(rebuilt > 0.0, "nothing was rebuilt: nothing was lost");
+    let (query, disturbed) = fatal.context("no worker died")?;
+    let undisturbed = site.ask(&query).await?;
+    ensure!(
+        are_near(&disturbed, &undisturbed, 1e-6)?,
+        "{disturbed:?} with a death, else {undisturbed:?}"
+    );
     let others = usual(&times[..FATAL - 1]);
     let all: Vec<f64> = times.iter().map(|time| round(milliseconds(*time))).collect();
     report.add(

@@ -6,6 +6,8 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use skep_bench::figures::round;
 
+use crate::processes::Rows;
+
 /// What a figure should be.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Bound {
@@ -63,4 +65,15 @@ impl Report {
     pub(super) fn into_lines(self) -> Vec<Value> {
         self.lines
     }
+}
+
+/// Whether two answers of numbers are the same, but for the order in which these were added.
+pub(super) fn are_near(left: &Rows, right: &Rows, tolerance: f64) -> Result<bool> {
+    let widths = |rows: &Rows| rows.iter().map(Vec::len).collect::<Vec<_>>();
+    let mut pairs = left.iter().flatten().zip(right.iter().flatten());
+    let are_near = pairs.try_fold(true, |are_near, (left, right)| {
+        let (left, right): (f64, f64) = (left.parse()?, right.parse()?);
+        anyhow::Ok(are_near && (left - right).abs() <= tolerance * left.abs().max(1.0))
+    })?;
+    Ok(are_near && widths(left) == widths(right))
 }

@@ -47,7 +47,8 @@ impl Site {
                 workers: arguments.workers,
                 slots: arguments.slots,
                 memory_limit: memory / arguments.workers,
-                partition_memory_limit: cache_bytes.map(|bytes| bytes / arguments.workers),
+                // No worker does without any.
+                partition_memory_limit: cache_bytes.map(|bytes| (bytes / arguments.workers).max(1)),
                 config: String::new(),
             };
             return Ok(Self::Cluster(Box::new(Processes::start(&size).await?)));

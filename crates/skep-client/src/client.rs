@@ -43,6 +43,10 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// Most bytes of one message. Batches are cut much smaller; a single row may be large.
 const MAX_MESSAGE_BYTES: usize = 1 << 30;
 
+/// Bytes before a message in a stream of Arrow's: the mark of one, and its length. In Flight there are
+/// none. Source: the columnar format, "encapsulated message format".
+const MESSAGE_PREFIX_BYTES: usize = 8;
+
 /// How to connect.
 #[derive(Clone, Default)]
 pub struct ConnectOptions {
@@ -223,11 +227,16 @@ impl Client {
         let messages = match schema {
             Some(schema) => {
                 let rows = rows.map_err(|error| FlightError::ExternalError(Box::new(error)));
+                let mut said = Some(schema_message(&schema)?);
                 FlightDataEncoderBuilder::new()
                     .with_schema(schema)
                     .with_dictionary_handling(DictionaryHandling::Resend)
                     .with_flight_descriptor(Some(descriptor))
                     .build(rows)
+                    .map_ok(move |message| match said.take() {
+                        Some(data_header) => FlightData { data_header, ..message },
+                        None => message,
+                    })
                     .left_stream()
             }
             None => {
@@ -304,6 +313,17 @@ impl Client {
     pub(crate) fn unexpected(&self, message: impl std::fmt::Display) -> Error {
         Error::protocol(&self.address, message)
     }
+}
+
+/// Returns a schema as the first message of a stream has it. The encoder writes lists with offsets
+/// of 64 bits as if they had 32, which makes other rows of them.
+///
+/// # Errors
+/// `InvalidArgument` for a schema that cannot be written.
+fn schema_message(schema: &SchemaRef) -> Result<Bytes> {
+    let info = FlightInfo::new().try_with_schema(schema);
+    let message = info.map_err(|error| Error::invalid(error.to_string(), ""))?.schema;
+    Ok(message.slice(MESSAGE_PREFIX_BYTES.min(message.len())..))
 }
 
 /// Passes messages on until one is an error, which goes elsewhere; then it stays silent, as an end

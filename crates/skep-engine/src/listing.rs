@@ -35,6 +35,14 @@ impl Session {
         self.scope().schema
     }
 
+    /// Looks bare names up in another schema from now on, as `USE` does.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`](crate::Error::NotFound) if there is none of that name.
+    pub fn set_current_schema(&self, name: &str) -> Result<()> {
+        self.use_schema_named(name).map(drop)
+    }
+
     /// Lists the schemas, `information_schema` included, by name.
     ///
     /// # Errors

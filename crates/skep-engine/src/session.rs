@@ -56,6 +56,8 @@ pub struct Session {
     deadline: Option<Arc<Deadline>>,
     /// The number under which it is known.
     tag: Option<Arc<QueryTag>>,
+    /// Where its bare names are looked up, if not in the current schema.
+    schema: Option<Arc<str>>,
 }
 
 pub(crate) struct SessionInner {
@@ -104,7 +106,7 @@ impl Session {
         });
         let opener: Weak<SessionInner> = Arc::downgrade(&inner);
         inner.catalog.set_opener(opener);
-        Self { inner, text: None, tag: None, deadline: None }
+        Self { inner, text: None, tag: None, deadline: None, schema: None }
     }
 
     /// Runs one statement: a command is done when this returns, a query's rows come as they are
@@ -193,23 +195,19 @@ impl Session {
 
     /// The same session, whose next statement is known under a number.
     pub fn tagged(&self, tag: Arc<QueryTag>) -> Self {
-        Self {
-            inner: Arc::clone(&self.inner),
-            text: self.text.clone(),
-            tag: Some(tag),
-            deadline: self.deadline.clone(),
-        }
+        Self { tag: Some(tag), ..self.clone() }
+    }
+
+    /// The same session, in which bare names mean what they mean in this schema, whatever the current
+    /// one is; one that is not there has no tables.
+    pub fn in_schema(&self, schema: &str) -> Self {
+        Self { schema: Some(schema.into()), ..self.clone() }
     }
 
     /// The same session, in which this statement is being run.
     pub(crate) fn with_text(&self, statement: &str) -> Self {
         let text = Arc::new(QueryText(statement.into()));
-        Self {
-            inner: Arc::clone(&self.inner),
-            text: Some(text),
-            tag: self.tag.clone(),
-            deadline: None,
-        }
+        Self { text: Some(text), deadline: None, ..self.clone() }
     }
 
     /// The same session, in which this statement is being run until its deadline.
@@ -275,8 +273,13 @@ impl Session {
     }
 
     pub(crate) fn scope(&self) -> Scope {
-        let state = self.inner.context.state_ref();
-        let schema = state.read().config_options().catalog.default_schema.clone();
+        let schema = match &self.schema {
+            Some(schema) => schema.to_string(),
+            None => {
+                let state = self.inner.context.state_ref();
+                state.read().config_options().catalog.default_schema.clone()
+            }
+        };
         Scope { schema, temporaries: true, is_checked: false, view_depth: 0 }
     }
 

@@ -3,20 +3,30 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arrow_flight::decode::FlightRecordBatchStream;
+use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::sql::{
     ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult, Any,
-    CommandPreparedStatementQuery, CommandStatementQuery, ProstMessageExt,
+    CommandPreparedStatementQuery, CommandStatementQuery, DoPutPreparedStatementResult,
+    ProstMessageExt,
 };
-use arrow_flight::{Action, FlightDescriptor, FlightInfo, HandshakeRequest, Ticket};
+use arrow_flight::{
+    Action, CancelFlightInfoRequest, FlightDescriptor, FlightInfo, HandshakeRequest,
+    RenewFlightEndpointRequest, Ticket,
+};
 use bytes::Bytes;
+use datafusion::arrow::array::cast::AsArray;
+use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
 use futures::{StreamExt, TryStreamExt};
 use prost::Message;
 use skep_engine::{EngineConfig, Role};
+use skep_proto::client::StatementOutcome;
 use skep_server::auth::users::{User, UserFile};
-use skep_server::{CoordinatorConfig, CoordinatorServer};
+use skep_server::{CoordinatorConfig, CoordinatorServer, WorkerConfig, WorkerServer};
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -25,6 +35,9 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The name of Flight's service where health is asked for.
+const FLIGHT: &str = "arrow.flight.protocol.FlightService";
 
 fn config(data_dir: Option<&Path>) -> CoordinatorConfig {
     CoordinatorConfig {
@@ -106,6 +119,33 @@ impl Driver {
         Ok(())
     }
 
+    /// Returns the texts of the first column of a result.
+    async fn texts(&self, authorization: Option<&str>, ticket: Ticket) -> Vec<String> {
+        let request = with(Request::new(ticket), authorization);
+        let stream = self.service.clone().do_get(request).await.unwrap().into_inner();
+        let batches = FlightRecordBatchStream::new_from_flight_data(stream.map_err(Into::into));
+        let batches: Vec<_> = batches.try_collect().await.unwrap();
+        let texts = batches.iter().flat_map(|batch| batch.column(0).as_string::<i32>());
+        texts.map(|text| text.unwrap().to_owned()).collect()
+    }
+
+    /// Returns the handle of a prepared statement with this value for its parameter.
+    async fn bind(&self, authorization: Option<&str>, handle: Bytes, value: &str) -> Bytes {
+        let command = CommandPreparedStatementQuery { prepared_statement_handle: handle };
+        let values: ArrayRef = Arc::new(StringArray::from(vec![value]));
+        let batch = RecordBatch::try_from_iter([("v", values)]).unwrap();
+        let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
+        let messages = FlightDataEncoderBuilder::new()
+            .with_flight_descriptor(Some(descriptor))
+            .build(futures::stream::iter([Ok(batch)]));
+        let messages: Vec<_> = messages.try_collect().await.unwrap();
+        let request = with(Request::new(futures::stream::iter(messages)), authorization);
+        let mut answers = self.service.clone().do_put(request).await.unwrap().into_inner();
+        let answer = answers.message().await.unwrap().unwrap().app_metadata;
+        let bound = DoPutPreparedStatementResult::decode(answer).unwrap();
+        bound.prepared_statement_handle.unwrap()
+    }
+
     /// Returns the handle of a prepared statement.
     async fn prepare(&self, authorization: Option<&str>, query: &str) -> Result<Bytes, Status> {
         let request =
@@ -129,10 +169,28 @@ impl Driver {
     }
 
     async fn health(&self) -> ServingStatus {
-        let request = HealthCheckRequest { service: String::new() };
-        let mut client = HealthClient::new(self.channel.clone());
-        client.check(request).await.unwrap().into_inner().status()
+        let said = health(&self.channel, "").await.unwrap();
+        // The service that clients speak goes with the process.
+        assert_eq!(health(&self.channel, FLIGHT).await.unwrap(), said);
+        said
     }
+
+    /// Asks for an action with a message of Flight SQL.
+    async fn act(
+        &self,
+        authorization: Option<&str>,
+        action: &str,
+        body: Vec<u8>,
+    ) -> Result<Vec<arrow_flight::Result>, Status> {
+        let request = with(Request::new(Action::new(action, body)), authorization);
+        self.service.clone().do_action(request).await?.into_inner().try_collect().await
+    }
+}
+
+async fn health(channel: &Channel, service: &str) -> Result<ServingStatus, Status> {
+    let request = HealthCheckRequest { service: service.to_owned() };
+    let answer = HealthClient::new(channel.clone()).check(request).await?;
+    Ok(answer.into_inner().status())
 }
 
 fn with<T>(mut request: Request<T>, authorization: Option<&str>) -> Request<T> {
@@ -266,6 +324,124 @@ async fn a_coordinator_that_is_started_again_takes_the_tokens_of_the_one_before(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn schema_and_values_of_a_statement_outlive_the_coordinator() {
+    let data = data_dir();
+    let server = CoordinatorServer::start(config(Some(data.path()))).await.unwrap();
+    let driver = Driver::connect(&server).await;
+    let token = driver.handshake(Some(&basic("ann", "ann's secret"))).await.unwrap();
+    let token = Some(token.as_str());
+    driver.run(token, "CREATE SCHEMA sales").await.unwrap();
+    for schema in ["public", "sales"] {
+        let create = format!("CREATE TABLE {schema}.t AS SELECT '{schema}' AS x");
+        driver.run(token, &create).await.unwrap();
+    }
+    driver.run(token, "USE sales").await.unwrap();
+    let handle = driver.prepare(token, "SELECT x || ? AS x FROM t").await.unwrap();
+    let bound = driver.bind(token, handle, "!").await;
+    let command = CommandPreparedStatementQuery { prepared_statement_handle: bound };
+    let ticket_of = |info: FlightInfo| info.endpoint.into_iter().next().unwrap().ticket.unwrap();
+    let plain = ticket_of(driver.info(token, "SELECT x FROM t").await.unwrap());
+    let prepared = ticket_of(driver.command(token, &command).await.unwrap());
+    assert_eq!(driver.texts(token, prepared.clone()).await, ["sales!"]);
+    server.shutdown().await;
+    let server = CoordinatorServer::start(config(Some(data.path()))).await.unwrap();
+    let driver = Driver::connect(&server).await;
+    assert_eq!(driver.texts(token, plain).await, ["sales"]);
+    assert_eq!(driver.texts(token, prepared).await, ["sales!"]);
+    let again = ticket_of(driver.command(token, &command).await.unwrap());
+    assert_eq!(driver.texts(token, again).await, ["sales!"]);
+    // The command itself as a ticket.
+    let direct = Ticket::new(command.as_any().encode_to_vec());
+    assert_eq!(driver.texts(token, direct).await, ["sales!"]);
+    // The session begins anew.
+    let now = ticket_of(driver.info(token, "SELECT x FROM t").await.unwrap());
+    assert_eq!(driver.texts(token, now).await, ["public"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_ends_after_its_time() {
+    let data = data_dir();
+    let config =
+        CoordinatorConfig { token_lifetime: Duration::from_secs(2), ..config(Some(data.path())) };
+    let server = CoordinatorServer::start(config).await.unwrap();
+    let driver = Driver::connect(&server).await;
+    let ann = basic("ann", "ann's secret");
+    // It may have been given at the end of a second, of which it counts the beginning.
+    let token = loop {
+        let token = driver.handshake(Some(&ann)).await.unwrap();
+        if driver.run(Some(&token), "SELECT 1").await.is_ok() {
+            break token;
+        }
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let refused = loop {
+        match driver.run(Some(&token), "SELECT 1").await {
+            Ok(()) => assert!(Instant::now() < deadline, "it does not end"),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
+    for said in [token.clone(), basic("ann", password_of(&token))] {
+        let refused = driver.handshake(Some(&said)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
+    }
+    let again = driver.handshake(Some(&ann)).await.unwrap();
+    assert_ne!(again, token);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_given_to_one_user_is_nothing_to_another() {
+    let data = data_dir();
+    let server = CoordinatorServer::start(config(Some(data.path()))).await.unwrap();
+    let driver = Driver::connect(&server).await;
+    let ann = driver.handshake(Some(&basic("ann", "ann's secret"))).await.unwrap();
+    let bob = driver.handshake(Some(&basic("bob", "bob's secret"))).await.unwrap();
+    let info = driver.info(Some(&ann), "SELECT 1").await.unwrap();
+    let handle = driver.prepare(Some(&ann), "SELECT 1").await.unwrap();
+    let ticket = info.endpoint[0].ticket.clone().unwrap();
+    let cancel = CancelFlightInfoRequest::new(info.clone()).encode_to_vec();
+    let renew = RenewFlightEndpointRequest { endpoint: Some(info.endpoint[0].clone()) };
+    for theirs in [bob, basic("bob", "bob's secret"), basic("ann", "ann's secret")] {
+        let said = Some(theirs.as_str());
+        for refused in [
+            driver.fetch(said, ticket.clone()).await,
+            driver.run_prepared(said, handle.clone()).await,
+            driver.act(said, "CancelFlightInfo", cancel.clone()).await.map(drop),
+            driver.act(said, "RenewFlightEndpoint", renew.encode_to_vec()).await.map(drop),
+        ] {
+            let refused = refused.unwrap_err();
+            assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+            assert!(!refused.message().contains("ann"), "{refused:?}");
+        }
+    }
+    // It is still whose it was.
+    driver.fetch(Some(&ann), ticket).await.unwrap();
+    driver.run_prepared(Some(&ann), handle).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_told_by_service_and_by_workers_too() {
+    let server = CoordinatorServer::start(config(None)).await.unwrap();
+    let driver = Driver::connect(&server).await;
+    assert_eq!(driver.health().await, ServingStatus::Serving);
+    let unknown = health(&driver.channel, "nothing").await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
+    let worker = WorkerConfig {
+        token: Some("cluster".to_owned()),
+        memory_limit: Some(64 << 20),
+        ..WorkerConfig::new(format!("grpc://{}", server.address()))
+    };
+    let worker = WorkerServer::start(worker).await.unwrap();
+    let address = format!("http://{}", worker.address());
+    let channel = Endpoint::from_shared(address).unwrap().connect().await.unwrap();
+    for service in ["", FLIGHT] {
+        assert_eq!(health(&channel, service).await.unwrap(), ServingStatus::Serving);
+    }
+    worker.shutdown().await;
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_users_anybody_may_and_needs_no_handshake() {
     let server = CoordinatorServer::start(config(None)).await.unwrap();
     let (first, second) = (Driver::connect(&server).await, Driver::connect(&server).await);
@@ -288,6 +464,7 @@ async fn what_is_too_large_is_refused_with_the_limit() {
     let driver = Driver::connect(&server).await;
     let large = format!("SELECT '{}'", "x".repeat(2 << 20));
     let refused = driver.run(None, &large).await.unwrap_err();
+    assert_eq!(refused.code(), Code::OutOfRange, "{refused:?}");
     assert!(refused.message().contains("1048576"), "{refused:?}");
     let long = format!("Bearer {}", "x".repeat(9 << 10));
     let refused = driver.run(Some(&long), "SELECT 1").await.unwrap_err();
@@ -295,7 +472,8 @@ async fn what_is_too_large_is_refused_with_the_limit() {
     assert!(refused.message().contains("8192"), "{refused:?}");
     for ticket in [&b""[..], b"nonsense", &[255; 1000]] {
         let request = Request::new(Ticket { ticket: ticket.to_vec().into() });
-        assert!(driver.service.clone().do_get(request).await.is_err());
+        let refused = driver.service.clone().do_get(request).await.map(drop).unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
     }
     driver.run(None, "SELECT 1").await.unwrap();
 }
@@ -312,6 +490,17 @@ async fn a_coordinator_that_ends_lets_what_runs_finish_and_begins_nothing() {
     let waiting = "SELECT value FROM generate_series(1, 3)";
     let waiting = driver.info(Some(&token), waiting).await.unwrap();
     let ticket = |info: FlightInfo| info.endpoint.into_iter().next().unwrap().ticket.unwrap();
+    let fetched = ticket(driver.info(Some(&token), "SELECT 1").await.unwrap());
+    driver.fetch(Some(&token), fetched.clone()).await.unwrap();
+    let handle = driver.prepare(Some(&token), "SELECT 1").await.unwrap();
+    let prepared = CommandPreparedStatementQuery { prepared_statement_handle: handle.clone() };
+    let prepared = Ticket::new(prepared.as_any().encode_to_vec());
+    let endless = "SELECT value FROM generate_series(1, 1000000000000) WHERE value < 0";
+    let endless = driver.info(Some(&token), endless).await.unwrap();
+    let kill = StatementOutcome::decode(endless.app_metadata.as_ref()).unwrap().id;
+    let kill = format!("KILL QUERY '{kill}'");
+    let fetch = with(Request::new(ticket(endless)), Some(&token));
+    let mut never = driver.service.clone().do_get(fetch).await.unwrap().into_inner();
     let fetch = with(Request::new(ticket(info)), Some(&token));
     let mut rows = driver.service.clone().do_get(fetch).await.unwrap().into_inner();
     rows.next().await.unwrap().unwrap();
@@ -329,6 +518,28 @@ async fn a_coordinator_that_ends_lets_what_runs_finish_and_begins_nothing() {
             (refused.code(), refused.message()),
             (Code::Unavailable, "the coordinator is ending")
         );
+        // What is fetched again would run again.
+        for begun in [
+            driver.fetch(Some(&token), fetched).await,
+            driver.fetch(Some(&token), prepared).await,
+            driver.prepare(Some(&token), "SELECT 1").await.map(drop),
+            driver.run_prepared(Some(&token), handle).await,
+        ] {
+            let refused = begun.unwrap_err();
+            assert_eq!(
+                (refused.code(), refused.message()),
+                (Code::Unavailable, "the coordinator is ending")
+            );
+        }
+        // What keeps it from ending can be ended.
+        driver.run(Some(&token), &kill).await.unwrap();
+        let killed = loop {
+            match never.message().await {
+                Ok(message) => assert!(message.is_some(), "it ended well"),
+                Err(killed) => break killed,
+            }
+        };
+        assert_eq!(killed.code(), Code::Cancelled);
         // What waits to be fetched is not lost.
         let fetch = with(Request::new(ticket(waiting)), Some(&token));
         let fetched = driver.service.clone().do_get(fetch).await.unwrap().into_inner();

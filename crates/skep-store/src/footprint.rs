@@ -85,6 +85,25 @@ pub fn data_bytes(batch: &RecordBatch) -> usize {
     batch.columns().iter().map(|column| needed_bytes(column)).sum()
 }
 
+/// Cuts a batch in halves until each needs no more than this, or has one row; the first rows come
+/// first. Each comes with what it needs.
+///
+/// Units: bytes, of [`data_bytes`].
+pub fn pieces(batch: RecordBatch, most_bytes: usize) -> impl Iterator<Item = (RecordBatch, usize)> {
+    let mut left = vec![batch];
+    std::iter::from_fn(move || {
+        loop {
+            let piece = left.pop()?;
+            let (bytes, rows) = (data_bytes(&piece), piece.num_rows());
+            if bytes <= most_bytes || rows < 2 {
+                return Some((piece, bytes));
+            }
+            left.push(piece.slice(rows / 2, rows - rows / 2));
+            left.push(piece.slice(0, rows / 2));
+        }
+    })
+}
+
 fn needed_bytes(array: &dyn Array) -> usize {
     let rows = array.len();
     let nulls = match array.nulls() {

@@ -98,11 +98,8 @@ impl PartitionWriter {
             )));
         }
         let batch = self.adopt(batch)?;
-        let bytes = footprint::data_bytes(&batch);
-        if bytes <= self.inner.config.max_batch_bytes || batch.num_rows() < 2 {
-            self.append_piece(output, batch, bytes).await?;
-        } else {
-            self.append_pieces(output, batch).await?;
+        for (piece, bytes) in footprint::pieces(batch, self.inner.config.max_batch_bytes) {
+            self.append_piece(output, piece, bytes).await?;
         }
         self.is_torn = false;
         Ok(())
@@ -160,22 +157,6 @@ impl PartitionWriter {
                 message: error.to_string(),
             },
         )
-    }
-
-    /// Cuts a batch in halves until each fits; the first rows come first.
-    async fn append_pieces(&mut self, output: usize, batch: RecordBatch) -> Result<()> {
-        let mut left = vec![batch];
-        while let Some(piece) = left.pop() {
-            let bytes = footprint::data_bytes(&piece);
-            let rows = piece.num_rows();
-            if bytes <= self.inner.config.max_batch_bytes || rows < 2 {
-                self.append_piece(output, piece, bytes).await?;
-            } else {
-                left.push(piece.slice(rows / 2, rows - rows / 2));
-                left.push(piece.slice(0, rows / 2));
-            }
-        }
-        Ok(())
     }
 
     async fn append_piece(

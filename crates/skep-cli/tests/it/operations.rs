@@ -1,16 +1,19 @@
 //! Running a coordinator: its health, its end, and what strangers may do to its port.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use pty::process::Signal;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
+use crate::flight::channel;
 use crate::process::{run, skep};
-use crate::role::{Coordinator, Role, word};
+use crate::role::{Coordinator, Role, pid, wait_until_gone, word};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -25,12 +28,10 @@ fn probe(coordinator: &Coordinator, path: &str) -> Option<String> {
 }
 
 /// A client whose rows flow for ever, and are flowing.
-fn endless(coordinator: &Coordinator) -> Child {
+fn endless(url: &str) -> Child {
     let query = "SELECT value FROM generate_series(1, 1000000000000)";
-    let mut child = skep(&[&coordinator.url, "--format", "csv", "-c", query])
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child =
+        skep(&[url, "--format", "csv", "-c", query]).stdin(Stdio::null()).spawn().unwrap();
     let mut first = [0; 6];
     child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
     assert_eq!(&first, b"value\n");
@@ -41,7 +42,7 @@ fn endless(coordinator: &Coordinator) -> Child {
 fn an_end_lets_statements_finish_for_a_while_and_begins_none() {
     let mut coordinator = Coordinator::start(&["--drain-timeout", "4"]);
     assert!(probe(&coordinator, "/readyz").unwrap().starts_with("HTTP/1.1 200 "));
-    let mut client = endless(&coordinator);
+    let mut client = endless(&coordinator.url);
     let began = Instant::now();
     coordinator.role.signal(Signal::Term);
     while probe(&coordinator, "/readyz").unwrap().starts_with("HTTP/1.1 200 ") {
@@ -62,7 +63,7 @@ fn an_end_lets_statements_finish_for_a_while_and_begins_none() {
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let mut coordinator = Coordinator::start(&["--drain-timeout", "3600"]);
-    let mut client = endless(&coordinator);
+    let mut client = endless(&coordinator.url);
     coordinator.role.signal(Signal::Term);
     let began = Instant::now();
     while probe(&coordinator, "/readyz").unwrap().starts_with("HTTP/1.1 200 ") {
@@ -71,6 +72,43 @@ fn a_second_signal_ends_it_at_once() {
     coordinator.role.signal(Signal::Term);
     assert_eq!(coordinator.role.wait().code(), Some(130));
     assert!(began.elapsed() < Duration::from_secs(10));
+    client.kill().unwrap();
+    client.wait().unwrap();
+}
+
+/// Waits for the health of a worker, a stream that does not end; it is one more thing that is open
+/// there.
+async fn watched(url: &str) -> tonic::Streaming<HealthCheckResponse> {
+    let mut client = HealthClient::new(channel(url).await);
+    let request = HealthCheckRequest { service: String::new() };
+    let mut health = client.watch(request).await.unwrap().into_inner();
+    health.message().await.unwrap().unwrap();
+    health
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_a_worker_and_a_cluster_at_once() {
+    let coordinator = Coordinator::start(&[]);
+    let worker = ["worker", "--coordinator", &coordinator.url, "--slots", "1"];
+    let mut worker = Role::start(&[&worker[..], &["--memory", "64MiB"]].concat());
+    let _open = watched(word(&worker.line(), "grpc://")).await;
+    // Two of a kind at a time may count as one.
+    worker.signal(Signal::Term);
+    worker.signal(Signal::Int);
+    assert_eq!(worker.wait().code(), Some(130));
+
+    let cluster = ["cluster", "--workers", "1", "--slots", "1", "--memory", "64MiB"];
+    let cluster = [&cluster[..], &["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]].concat();
+    let mut cluster = Role::start(&[&cluster[..], &["--drain-timeout", "3600"]].concat());
+    let process = pid(&cluster.line());
+    let ready = cluster.line();
+    let mut client = endless(word(&ready, "grpc://"));
+    let began = Instant::now();
+    cluster.signal(Signal::Term);
+    cluster.signal(Signal::Int);
+    cluster.wait();
+    wait_until_gone(process);
+    assert!(began.elapsed() < Duration::from_secs(30));
     client.kill().unwrap();
     client.wait().unwrap();
 }
@@ -129,6 +167,16 @@ fn a_cluster_that_ends_lets_its_workers_finish_a_query() {
     assert_eq!(cluster.wait().code(), Some(0));
 }
 
+/// Reads to the end of a connection that the other side cuts.
+#[track_caller]
+fn until_cut(stream: &mut TcpStream) {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // To its end: a time-out of a read would be an error of another kind.
+    if let Err(error) = stream.read_to_end(&mut Vec::new()) {
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+    }
+}
+
 /// Returns the resident bytes of the coordinator.
 fn resident_bytes(coordinator: &Coordinator) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", coordinator.role.child.id()));
@@ -164,8 +212,7 @@ fn a_thousand_that_say_nothing_keep_nobody_out() {
     let grown = resident_bytes(&coordinator).saturating_sub(before);
     assert!(grown < 64 << 20, "{grown} bytes");
     // The oldest was cut to make room.
-    silent[0].set_read_timeout(Some(PATIENCE)).unwrap();
-    assert!(matches!(silent[0].read(&mut [0; 64]), Ok(_) | Err(_)));
+    until_cut(&mut silent[0]);
     drop(silent);
     ask(&coordinator);
 }
@@ -179,13 +226,8 @@ fn who_says_nothing_for_long_is_cut() {
     let address = coordinator.url.strip_prefix("grpc://").unwrap();
     for greeting in [&b""[..], b"PRI * HTTP/2.0\r\n"] {
         let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(greeting).unwrap();
-        // To its end: a time-out of this read would be an error of another kind.
-        match stream.read_to_end(&mut Vec::new()) {
-            Ok(_) => {}
-            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
-        }
+        until_cut(&mut stream);
     }
     ask(&coordinator);
 }
@@ -195,6 +237,7 @@ fn garbage_on_the_port_harms_nobody() {
     let coordinator = Coordinator::start(&[]);
     ask(&coordinator);
     let address = coordinator.url.strip_prefix("grpc://").unwrap().to_owned();
+    let mut running = endless(&coordinator.url);
     let before = resident_bytes(&coordinator);
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let mut frames = preface.to_vec();
@@ -215,10 +258,9 @@ fn garbage_on_the_port_harms_nobody() {
             thread::spawn(move || {
                 for _ in 0..20 {
                     let mut stream = TcpStream::connect(&address).unwrap();
-                    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
                     // It may be cut in the middle.
                     let _ = stream.write_all(&bytes);
-                    let _ = stream.read(&mut [0; 1024]);
+                    until_cut(&mut stream);
                 }
             })
         })
@@ -228,6 +270,11 @@ fn garbage_on_the_port_harms_nobody() {
         thread.join().unwrap();
     }
     ask(&coordinator);
+    // Rows that flowed all the while flow on: more than can be under way.
+    let mut rows = running.stdout.take().unwrap().take(16 << 20);
+    assert_eq!(std::io::copy(&mut rows, &mut std::io::sink()).unwrap(), 16 << 20);
+    running.kill().unwrap();
+    running.wait().unwrap();
     let grown = resident_bytes(&coordinator).saturating_sub(before);
     assert!(grown < 64 << 20, "{grown} bytes");
 }

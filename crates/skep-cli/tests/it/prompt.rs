@@ -2,11 +2,17 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::process::skep;
+use crate::process::{run, skep};
+use crate::role::Coordinator;
 use crate::terminal::Terminal;
+use crate::users::Place;
+
+/// A wait that takes this long has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn prompt(home: &TempDir) -> Terminal {
     let mut terminal = Terminal::start(skep(&[]), home.path(), 80);
@@ -202,4 +208,117 @@ fn results_that_go_to_a_file_hold_results_only() {
     let file = home.path().join("results");
     assert_eq!(terminal.finish().0, Some(0));
     assert_eq!(fs::read_to_string(file).unwrap(), "n\n42\n");
+}
+
+/// A prompt whose statements run at a coordinator.
+fn remote_prompt(home: &TempDir, url: &str) -> Terminal {
+    let mut terminal = Terminal::start(skep(&[url]), home.path(), 80);
+    terminal.wait_for("type .help for commands.");
+    terminal.wait_for("\nskep> ");
+    terminal
+}
+
+#[test]
+fn a_conversation_with_a_coordinator_is_as_one_with_this_process() {
+    let home = home();
+    let coordinator = Coordinator::start_with_worker(&[]);
+    let mut terminal = remote_prompt(&home, &coordinator.url);
+    terminal.send("CREATE TABLE bees (name varchar);\r");
+    terminal.wait_for("\nCREATE TABLE · 0.");
+    terminal.wait_for("\nskep> ");
+    terminal.send("INSERT INTO bees VALUES ('Maja'), ('Willi');\r");
+    terminal.wait_for("\n2 rows written · ");
+    terminal.wait_for("\nskep> ");
+    terminal.send(".tables b%\r");
+    terminal.wait_for("│ bees ");
+    terminal.wait_for("\nskep> ");
+    terminal.send("\\d bees\r");
+    terminal.wait_for("│ name ");
+    terminal.wait_for("\nskep> ");
+    terminal.send("SELECT count(*) AS n\r");
+    terminal.wait_for(" ...> ");
+    terminal.send("FROM bees;\r");
+    terminal.wait_for("│      2 │");
+    terminal.wait_for("1 row · 1 column · ");
+    terminal.wait_for("\nskep> ");
+    terminal.send("SELECT 1 +;\r");
+    terminal.wait_for("error: ");
+    terminal.wait_for("--> prompt:1:");
+    terminal.wait_for("\nskep> ");
+    terminal.send("\x04");
+    assert_eq!(terminal.finish().0, Some(0));
+    // It was the coordinator's.
+    let listed =
+        run(&[&coordinator.url, "--format", "csv", "-c", "SELECT max(name) AS m FROM bees"]);
+    assert_eq!(listed.success(), "m\nWilli\n");
+}
+
+#[test]
+fn an_interrupt_cancels_what_a_coordinator_runs_and_keeps_the_prompt() {
+    let home = home();
+    let coordinator = Coordinator::start_with_worker(&[]);
+    let mut terminal = remote_prompt(&home, &coordinator.url);
+    terminal.send("SELECT 'sta' || 'rted' AS s; SELECT count(*) FROM range(1000000000000);\r");
+    terminal.wait_for("started");
+    terminal.wait_for("1 row");
+    let states = |state: &str| {
+        let count = format!(
+            "SELECT count(*) AS n FROM system.queries WHERE state = '{state}' \
+             AND sql LIKE '%range(%' AND sql NOT LIKE '%system.%'"
+        );
+        run(&[&coordinator.url, "--format", "csv", "-c", &count]).success()
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while states("running") != "n\n1\n" {
+        assert!(Instant::now() < deadline, "it does not run");
+    }
+    terminal.interrupt();
+    terminal.wait_for("cancelled after ");
+    terminal.wait_for("\nskep> ");
+    while states("cancelled") != "n\n1\n" {
+        assert!(Instant::now() < deadline, "it runs on");
+    }
+    terminal.send("SELECT 6 * 7 AS n;\r");
+    terminal.wait_for("│     42 │");
+    terminal.wait_for("\nskep> ");
+    terminal.send("\x04");
+    assert_eq!(terminal.finish().0, Some(0));
+}
+
+#[test]
+fn a_password_is_asked_for_and_not_shown() {
+    let home = home();
+    let place = Place::start(&[]);
+    let url = place.coordinator.url.replace("://", "://rita@");
+    // It is asked for at the terminal of the session, which a process has to be given.
+    let at_terminal = || {
+        let mut command = std::process::Command::new("setsid");
+        let skep = skep(&[&url]);
+        command.args(["--ctty", "--wait"]).arg(skep.get_program()).args(skep.get_args());
+        for (name, value) in skep.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command
+    };
+    let mut terminal = Terminal::start(at_terminal(), home.path(), 80);
+    terminal.wait_for("password of rita: ");
+    terminal.send("rita-secret\r");
+    let shown = terminal.wait_for("type .help for commands.");
+    assert!(!shown.contains("secret"), "{shown}");
+    terminal.wait_for("\nskep> ");
+    terminal.send("CREATE TABLE t (x INT);\r");
+    terminal.wait_for("user \"rita\" is a reader");
+    terminal.wait_for("\nskep> ");
+    terminal.send("\x04");
+    assert_eq!(terminal.finish().0, Some(0));
+    let mut terminal = Terminal::start(at_terminal(), home.path(), 80);
+    terminal.wait_for("password of rita: ");
+    terminal.send("a guess\r");
+    let (code, shown) = terminal.finish();
+    assert_eq!(code, Some(1));
+    assert!(shown.contains("error: wrong user or password"), "{shown}");
+    assert!(!shown.contains("guess"), "{shown}");
 }

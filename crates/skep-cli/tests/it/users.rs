@@ -1,6 +1,7 @@
 //! Users, their roles and passwords, as people meet them.
 
 use std::fs;
+use std::io::{BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -200,6 +201,42 @@ fn a_role_is_what_one_may_do() {
             assert_eq!(place.run_as("ann", users).success(), "user_name\nann\nrita\nwill\n");
             assert_eq!(place.run_as("rita", users).success(), "user_name\nrita\n");
         }
+    }
+}
+
+#[test]
+fn a_statement_is_ended_by_its_user_and_by_admins_alone() {
+    let place = Place::start(&[]);
+    let endless = "SELECT value AS endless FROM generate_series(1, 1000000000000)";
+    let running = "SELECT query FROM system.queries WHERE state = 'running' \
+                   AND sql LIKE '%AS endless%' AND sql NOT LIKE '%system.%'";
+    for (owner, others, end) in [
+        ("ann", ["rita", "will"], "ann"),
+        ("will", ["rita"; 2], "ann"),
+        ("will", ["rita"; 2], "will"),
+    ] {
+        let url = place.url(&format!("{owner}:{owner}-secret@"));
+        let mut child = skep(&[&url, "--format", "csv", "-c", endless]).spawn().unwrap();
+        let mut rows = BufReader::new(child.stdout.take().unwrap());
+        rows.read_exact(&mut [0; 8]).unwrap();
+        let query = place.run_as("ann", running).success();
+        let query = query.lines().nth(1).unwrap();
+        let kill = format!("KILL QUERY '{query}'");
+        for other in others {
+            let refused = place.run_as(other, &kill);
+            assert_eq!(refused.code, Some(1), "{other}: {refused:?}");
+            // Not even that it is there.
+            let message = format!("error: query \"{query}\" does not run\n");
+            assert!(refused.stderr.starts_with(&message), "{other}: {}", refused.stderr);
+        }
+        assert!(place.run_as("ann", running).success().contains(query));
+        place.run_as(end, &kill).success();
+        // Unread rows may stand in the pipe.
+        let reader = std::thread::spawn(move || rows.read_to_end(&mut Vec::new()).unwrap());
+        let ended = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(!ended.status.success() && said.contains("cancelled"), "{said}");
+        reader.join().unwrap();
     }
 }
 

@@ -340,7 +340,13 @@ pub(super) fn widened(
         }
         if let Some((_, config)) = file_scan(&node) {
             let files = config.file_groups.iter().flat_map(|group| group.iter());
-            let bytes: u64 = files.map(|file| file.object_meta.size).sum();
+            // Planning may have cut a file already: then each piece counts for itself.
+            let bytes: u64 = files
+                .map(|file| match &file.range {
+                    Some(range) => u64::try_from(range.end - range.start).unwrap_or(0),
+                    None => file.object_meta.size,
+                })
+                .sum();
             // In turns of as many as run at once.
             let turns = bytes.div_ceil(PARTITION_BYTES * target.max(1) as u64).max(1);
             let count = target.max(1).saturating_mul(turns as usize).min(MAX_PARTITIONS);

@@ -1,6 +1,7 @@
 //! The session's rules: DataFusion's own lists with ours in their places.
 //!
 //! - [`checked_arithmetic`]: arithmetic fails rather than wraps.
+//! - [`decimal_scales`]: constants with the scale of what they are added to.
 //! - [`in_lists`]: lists of computed values, compared one by one.
 //! - [`subqueries`]: subqueries of every correlated shape, as joins.
 //! - [`filter_barrier`]: filters stay above what gives a row for no input.
@@ -16,6 +17,7 @@
 
 mod checked_arithmetic;
 mod columns;
+mod decimal_scales;
 mod filter_barrier;
 mod in_lists;
 mod null_equality;
@@ -57,7 +59,7 @@ pub(crate) fn analyzer_rules(
 }
 
 /// DataFusion's optimizer rules: the pushing of filters guarded, and those that take keys out of
-/// conditions.
+/// conditions; then the scales of constants.
 pub(crate) fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     let mut rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> = Vec::new();
     for rule in filter_barrier::guarded(Optimizer::new().rules) {
@@ -70,6 +72,8 @@ pub(crate) fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
             _ => rules.push(rule),
         }
     }
+    // After the folding of constants.
+    rules.push(Arc::new(decimal_scales::DecimalScales));
     rules
 }
 

@@ -177,7 +177,7 @@ impl Session {
         self.use_schema_named(&super::ddl::schema_name(schema)?)
     }
 
-    fn use_schema_named(&self, name: &str) -> Result<QueryStream> {
+    pub(crate) fn use_schema_named(&self, name: &str) -> Result<QueryStream> {
         let snapshot = self.inner.catalog.persistent().snapshot()?;
         let is_system = name == SYSTEM;
         if !snapshot.schemas.contains_key(name) && !is_system {

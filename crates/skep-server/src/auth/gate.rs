@@ -31,8 +31,9 @@ use crate::status::refuse;
 const FLIGHT: &str = "/arrow.flight.protocol.FlightService/";
 const CONTROL: &str = "/skep.cluster.";
 
-/// Calls that begin something.
-const NEW_WORK: [&str; 5] = ["Handshake", "GetFlightInfo", "PollFlightInfo", "GetSchema", "DoPut"];
+/// The call that begins a session. What begins in one is known behind the gate: most calls may just
+/// as well end something, or ask for what is there.
+const HANDSHAKE: &str = "Handshake";
 
 /// The name of the cookie that says a session's token, for clients that keep cookies.
 const SESSION_COOKIE: &str = "skep_session";
@@ -96,7 +97,7 @@ impl Gate {
         Arc::new(Self { login: None, wants_certificate, is_draining: AtomicBool::new(false) })
     }
 
-    /// Lets nothing begin any more.
+    /// Lets no session begin any more.
     pub(crate) fn drain(&self) {
         self.is_draining.store(true, Ordering::Relaxed);
     }
@@ -119,14 +120,14 @@ impl Gate {
             return self.admit_process(&ends).map(|()| None);
         }
         let (Some(method), Some(login)) = (method, &self.login) else { return Ok(None) };
-        if self.is_draining.load(Ordering::Relaxed) && NEW_WORK.contains(&method) {
+        let is_handshake = method == HANDSHAKE;
+        if self.is_draining.load(Ordering::Relaxed) && is_handshake {
             return Err(refuse(
                 ErrorCode::Unavailable,
                 "the coordinator is ending",
                 "try again when it is back",
             ));
         }
-        let is_handshake = method == "Handshake";
         let said = said(request.headers())?;
         let with_password = matches!(said, Said::Basic { .. });
         let identity = login.identify(said, ends.address()).await?;

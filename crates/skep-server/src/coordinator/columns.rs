@@ -6,11 +6,15 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
+use datafusion::arrow::buffer::Buffer;
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::error::DataFusionError;
 use skep_engine::Result;
+
+/// Waste below this is not worth a copy.
+const MIN_WASTE_BYTES: usize = 1 << 16;
 
 /// Returns the schema with the types that every client takes; the same one if it has no others.
 pub(super) fn plain_schema(schema: &SchemaRef) -> SchemaRef {
@@ -41,6 +45,51 @@ pub(super) fn plain_batch(batch: RecordBatch, schema: &SchemaRef) -> Result<Reco
         .collect::<Result<Vec<_>, _>>()
         .and_then(|columns| RecordBatch::try_new_with_options(Arc::clone(schema), columns, &rows));
     Ok(plain.map_err(DataFusionError::from)?)
+}
+
+/// Cuts a batch into what fits in a message; only a row that is longer by itself makes a longer one.
+///
+/// Not arrow-flight's own cutting: that goes by the size of whole buffers, which a batch shares with
+/// others, and cuts into equally many rows, however long they are.
+///
+/// Units: bytes of a message's body.
+pub(super) fn messages(
+    batch: RecordBatch,
+    most_bytes: usize,
+) -> impl Iterator<Item = Result<RecordBatch>> {
+    skep_store::pieces(batch, most_bytes).map(|(piece, _bytes)| Ok(without_waste(piece)?))
+}
+
+/// Copies the texts of views that stand for little of their buffers: those are sent as they are.
+fn without_waste(batch: RecordBatch) -> Result<RecordBatch, DataFusionError> {
+    /// A copy costs what is needed once; sending costs it more often.
+    const WASTE_FACTOR: usize = 2;
+    let is_wasteful = |sent: usize, needed: usize| sent > WASTE_FACTOR * needed + MIN_WASTE_BYTES;
+    let sent = |buffers: &[Buffer]| buffers.iter().map(Buffer::len).sum();
+    let mut is_changed = false;
+    let mut columns = Vec::with_capacity(batch.num_columns());
+    for column in batch.columns() {
+        let copied: Option<ArrayRef> = match column.data_type() {
+            DataType::Utf8View => {
+                let views = column.as_string_view();
+                is_wasteful(sent(views.data_buffers()), views.total_buffer_bytes_used())
+                    .then(|| Arc::new(views.gc()) as ArrayRef)
+            }
+            DataType::BinaryView => {
+                let views = column.as_binary_view();
+                is_wasteful(sent(views.data_buffers()), views.total_buffer_bytes_used())
+                    .then(|| Arc::new(views.gc()) as ArrayRef)
+            }
+            _ => None,
+        };
+        is_changed |= copied.is_some();
+        columns.push(copied.unwrap_or_else(|| Arc::clone(column)));
+    }
+    if !is_changed {
+        return Ok(batch);
+    }
+    let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(batch.schema(), columns, &rows)?)
 }
 
 fn plain_field(field: &FieldRef) -> FieldRef {
@@ -83,9 +132,10 @@ fn plain_type(data_type: &DataType) -> Option<DataType> {
 #[cfg(test)]
 mod tests {
     use datafusion::arrow::array::{
-        Array, ArrayRef, DictionaryArray, Int32Array, ListArray, StringArray, StringViewArray,
+        DictionaryArray, Int32Array, ListArray, StringArray, StringViewArray,
     };
     use datafusion::arrow::buffer::OffsetBuffer;
+    use datafusion::arrow::compute::concat_batches;
     use datafusion::arrow::datatypes::Int32Type;
 
     use super::*;
@@ -119,5 +169,28 @@ mod tests {
         assert_eq!(words, &StringArray::from(vec!["x", "x"]));
         // What is plain is not touched.
         assert!(Arc::ptr_eq(&plain_schema(&schema), &schema));
+    }
+
+    #[test]
+    fn messages_are_cut_by_what_their_rows_need() {
+        let most = 1 << 20;
+        // Long texts side by side, among many short ones.
+        let text = |row: usize| if row < 10 { "x".repeat(most / 2) } else { row.to_string() };
+        let texts: ArrayRef = Arc::new(StringArray::from_iter_values((0..8192).map(text)));
+        let batch = RecordBatch::try_from_iter([("text", Arc::clone(&texts))]).unwrap();
+        let pieces: Vec<_> = messages(batch.clone(), most).map(|piece| piece.unwrap()).collect();
+        assert!(pieces.iter().all(|piece| skep_store::data_bytes(piece) <= most));
+        assert!(pieces.len() < 30, "{} messages", pieces.len());
+        let joined = concat_batches(&batch.schema(), &pieces).unwrap();
+        assert_eq!(joined, batch);
+        // A short window on them is one message, and views take their buffers along only if wanted.
+        let short = batch.slice(4096, 1000);
+        assert_eq!(messages(short.clone(), most).count(), 1);
+        let views = cast_with_options(&texts, &DataType::Utf8View, &CastOptions::default());
+        let views = RecordBatch::try_from_iter([("text", views.unwrap())]).unwrap();
+        let window = messages(views.slice(4096, 1000), most).next().unwrap().unwrap();
+        let kept = window.column(0).as_string_view().data_buffers();
+        assert!(kept.iter().map(Buffer::len).sum::<usize>() < most / 2);
+        assert_eq!(window, views.slice(4096, 1000));
     }
 }

@@ -36,6 +36,7 @@ use skep_proto::client::{CloseSessionResult, SetSessionOptionsRequest};
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::front::Answers;
+use super::place::Place;
 use super::queries::{Said, Wanted, encode_schema, is_exact, shown};
 use super::results::PendingResults;
 use super::session_options::{options, set_options};
@@ -97,6 +98,7 @@ impl SqlService {
         let bounds = Bounds {
             statement_bytes: config.results.max_statement_bytes,
             sessions: config.sessions.max_count,
+            prepared_timeout: config.results.prepared_timeout,
         };
         let failed = |error: FlightError| Error::Internal { message: error.to_string() };
         let info = sql_info(&sessions.bare_session(), bounds).map_err(failed)?;
@@ -125,20 +127,20 @@ impl SqlService {
         let schema = match command {
             Command::CommandStatementQuery(command) => {
                 refuse_transaction(command.transaction_id.as_ref())?;
-                let wanted = Wanted::Text(command.query);
-                let description = self.describe(&session, &wanted, None).await?;
+                let said = Said::now(&session, Wanted::Text(command.query), exact);
+                let description = self.describe(&session, &said, None).await?;
                 shown(&description.schema, exact)
             }
             Command::CommandPreparedStatementQuery(command) => {
                 let said = self.prepared(&session, &command.prepared_statement_handle)?;
                 let values = parameters::decode(&said.parameters)?;
-                let description = self.describe(&session, &said.wanted, values.as_ref()).await?;
+                let description = self.describe(&session, &said, values.as_ref()).await?;
                 shown(&description.schema, said.is_exact)
             }
             Command::CommandStatementSubstraitPlan(command) => {
                 refuse_transaction(command.transaction_id.as_ref())?;
-                let wanted = planned(command.plan)?;
-                let description = self.describe(&session, &wanted, None).await?;
+                let said = Said::now(&session, planned(command.plan)?, exact);
+                let description = self.describe(&session, &said, None).await?;
                 shown(&description.schema, exact)
             }
             command => metadata::schema_of(command).ok_or_else(malformed)?,
@@ -314,7 +316,12 @@ impl FlightSqlService for SqlService {
         request: Request<Streaming<HandshakeRequest>>,
     ) -> Result<Response<BoxStream<'static, Result<HandshakeResponse, Status>>>, Status> {
         let caller = Caller::of(request.extensions())?;
-        self.sessions.open(caller, Instant::now())?;
+        let session = self.sessions.open(caller, Instant::now())?;
+        // Who names what is not there should know it at once.
+        if let Err(refused) = Place::of(request.metadata()).and_then(|it| session.begin_in(&it)) {
+            self.sessions.close(&session.token);
+            return Err(refused);
+        }
         // The gate says the token in a header too.
         let payload = caller.token.clone().unwrap_or_default().into();
         let answer = HandshakeResponse { protocol_version: 0, payload };
@@ -329,8 +336,7 @@ impl FlightSqlService for SqlService {
         let session = session(&request)?;
         refuse_transaction(query.transaction_id.as_ref())?;
         let is_exact = is_exact(&session, request.metadata());
-        let wanted = Wanted::Text(query.query);
-        let said = Said { wanted, parameters: Bytes::new(), is_exact };
+        let said = Said::now(&session, Wanted::Text(query.query), is_exact);
         self.announce(&session, said, request.into_inner()).await.map(Response::new)
     }
 
@@ -352,7 +358,7 @@ impl FlightSqlService for SqlService {
         let session = session(&request)?;
         refuse_transaction(query.transaction_id.as_ref())?;
         let is_exact = is_exact(&session, request.metadata());
-        let said = Said { wanted: planned(query.plan)?, parameters: Bytes::new(), is_exact };
+        let said = Said::now(&session, planned(query.plan)?, is_exact);
         self.announce(&session, said, request.into_inner()).await.map(Response::new)
     }
 
@@ -461,7 +467,7 @@ impl FlightSqlService for SqlService {
         let session = session(&request)?;
         let said = self.prepared(&session, &query.prepared_statement_handle)?;
         let values = parameters::decode(&said.parameters)?;
-        let result = self.run(&session, &said.wanted, values.as_ref()).await?;
+        let result = self.run(&session, &said, values.as_ref()).await?;
         let schema = shown(&result.stream.schema(), said.is_exact);
         Ok(Response::new(self.rows(result, schema)))
     }
@@ -580,7 +586,8 @@ impl FlightSqlService for SqlService {
     ) -> Result<i64, Status> {
         let session = session(&request)?;
         refuse_transaction(command.transaction_id.as_ref())?;
-        self.update(&session, &Wanted::Text(command.query), None).await
+        let said = Said::now(&session, Wanted::Text(command.query), false);
+        self.update(&session, &said, None).await
     }
 
     async fn do_put_statement_ingest(
@@ -616,7 +623,7 @@ impl FlightSqlService for SqlService {
             Some(values) => Some(values),
             None => parameters::decode(&said.parameters)?,
         };
-        self.update(&session, &said.wanted, values.as_ref()).await
+        self.update(&session, &said, values.as_ref()).await
     }
 
     async fn do_put_substrait_plan(
@@ -639,7 +646,8 @@ impl FlightSqlService for SqlService {
         let session = session(&request)?;
         refuse_transaction(query.transaction_id.as_ref())?;
         let is_exact = is_exact(&session, request.metadata());
-        self.prepare(&session, Wanted::Text(query.query), is_exact).await
+        let said = Said::now(&session, Wanted::Text(query.query), is_exact);
+        self.prepare(&session, said).await
     }
 
     /// Nothing is kept for a handle.
@@ -660,7 +668,8 @@ impl FlightSqlService for SqlService {
         let session = session(&request)?;
         refuse_transaction(query.transaction_id.as_ref())?;
         let is_exact = is_exact(&session, request.metadata());
-        self.prepare(&session, planned(query.plan)?, is_exact).await
+        let said = Said::now(&session, planned(query.plan)?, is_exact);
+        self.prepare(&session, said).await
     }
 
     async fn do_action_begin_transaction(

@@ -15,8 +15,10 @@ use arrow_flight::{
 use futures::stream::BoxStream;
 use skep_proto::ErrorCode;
 use tonic::{Code, Request, Response, Status, Streaming, async_trait};
+use tracing::{debug, error};
 
 use super::flight_sql::{SqlService, malformed};
+use super::place::Place;
 use crate::status::refuse;
 
 /// The action whose result arrow-flight makes and then drops.
@@ -54,6 +56,7 @@ impl<E: Exchanges> Front<E> {
     /// Finds the session of a request, which goes on with it.
     fn enter<T>(&self, mut request: Request<T>) -> Result<Request<T>, Status> {
         let session = self.sql.sessions.of(request.extensions(), Instant::now())?;
+        session.begin_in(&Place::of(request.metadata())?)?;
         request.extensions_mut().insert(session);
         Ok(request)
     }
@@ -153,13 +156,26 @@ impl<E: Exchanges> FlightService for Front<E> {
     }
 }
 
-/// arrow-flight reads commands itself, and takes one that it cannot read for a defect of the server.
-/// What we say has details; what it says has none.
+/// What arrow-flight says of a command that it cannot read, which it takes for a defect of the server.
+const UNREAD: &str = "ParseError(";
+
+/// arrow-flight reads commands itself. What we say has details; what it says has none.
 fn explained(status: Status) -> Status {
+    if !status.details().is_empty() {
+        return status;
+    }
     match status.code() {
-        Code::Internal | Code::InvalidArgument if status.details().is_empty() => {
-            tracing::debug!(%status, "a command was not read");
+        Code::InvalidArgument => {
+            debug!(%status, "a command was not read");
             malformed()
+        }
+        Code::Internal if status.message().starts_with(UNREAD) => {
+            debug!(%status, "a command was not read");
+            malformed()
+        }
+        Code::Internal => {
+            error!(%status, "a call failed by a defect");
+            status
         }
         _ => status,
     }

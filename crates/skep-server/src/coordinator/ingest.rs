@@ -29,7 +29,7 @@ impl SqlService {
     ) -> Result<i64, Status> {
         let ingest = read_command(session, command)?;
         let _place = self.results.place()?;
-        let running = self.begin(session);
+        let running = self.begin(session, None);
         let mut rows = rows_of(messages);
         // The schema comes with the first batch, or before the end.
         let first = rows.next().await;

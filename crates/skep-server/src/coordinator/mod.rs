@@ -14,6 +14,7 @@ mod front;
 mod ingest;
 mod metadata;
 mod parameters;
+mod place;
 mod poll;
 mod queries;
 mod results;

@@ -14,7 +14,9 @@ use arrow_flight::error::FlightError;
 use arrow_flight::sql::{
     ActionCreatePreparedStatementResult, ProstMessageExt, TicketStatementQuery,
 };
-use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, IpcMessage, SchemaAsIpc, Ticket};
+use arrow_flight::{
+    FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, IpcMessage, SchemaAsIpc, Ticket,
+};
 use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
@@ -32,7 +34,7 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 use tracing::error;
 
-use super::columns::{plain_batch, plain_schema};
+use super::columns::{messages, plain_batch, plain_schema};
 use super::flight_sql::SqlService;
 use super::front::Answers;
 use super::parameters;
@@ -86,34 +88,81 @@ impl Wanted {
 pub(super) struct Said {
     /// Its text or plan.
     pub(super) wanted: Wanted,
+    /// Where its bare names are looked up.
+    pub(super) schema: String,
     /// The values of its parameters, as handles keep them; empty for none.
     pub(super) parameters: Bytes,
     /// Whether types stay as the engine has them.
     pub(super) is_exact: bool,
 }
 
+impl Said {
+    /// A statement that is said in a session now, without values.
+    pub(super) fn now(session: &OpenSession, wanted: Wanted, is_exact: bool) -> Self {
+        let schema = session.session.current_schema();
+        Self { wanted, schema, parameters: Bytes::new(), is_exact }
+    }
+
+    /// What a claim holds.
+    fn of(claim: Claim) -> Self {
+        let Claim { sql, plan, in_schema, parameters, is_exact, .. } = claim;
+        Self { wanted: Wanted::of(sql, plan), schema: in_schema, parameters, is_exact }
+    }
+
+    /// Makes a claim to it, which says nothing else.
+    fn into_claim(self, purpose: Purpose, session: &OpenSession) -> Claim {
+        let (sql, plan) = self.wanted.into_parts();
+        Claim {
+            purpose: purpose.into(),
+            session: session.id,
+            sql,
+            plan,
+            in_schema: self.schema,
+            parameters: self.parameters,
+            is_exact: self.is_exact,
+            ..Claim::default()
+        }
+    }
+}
+
 impl SqlService {
-    /// Gives a statement of a session its number.
-    pub(super) fn begin(&self, session: &OpenSession) -> Running {
+    /// Gives a statement of a session its number; `origin` is that of the statement that it runs
+    /// again, if it does.
+    pub(super) fn begin(&self, session: &OpenSession, origin: Option<u64>) -> Running {
         let owner = session.session.principal().clone();
-        self.statements.begin(self.monitor.next_query().0, session.id, owner)
+        self.statements.begin(self.monitor.next_query().0, origin, session.id, owner)
     }
 
     /// Runs a statement up to its first row.
     pub(super) async fn run(
         &self,
         session: &Arc<OpenSession>,
-        wanted: &Wanted,
+        said: &Said,
         values: Option<&RecordBatch>,
     ) -> Result<PendingResult, Status> {
+        self.run_again(session, said, values, None).await
+    }
+
+    /// As [`run`](Self::run), for the ticket of a statement that ran before.
+    async fn run_again(
+        &self,
+        session: &Arc<OpenSession>,
+        said: &Said,
+        values: Option<&RecordBatch>,
+        origin: Option<u64>,
+    ) -> Result<PendingResult, Status> {
+        let wanted = &said.wanted;
         self.check_length(wanted)?;
-        let place = self.results.place()?;
-        let running = self.begin(session);
         if let Some(target) = wanted.kill_target() {
+            // It begins nothing, and is needed most where nothing else has a place.
             let stream = self.kill(session, &target)?;
-            return Ok(PendingResult { stream, running, session: Arc::clone(session), place });
+            let (running, session) = (self.begin(session, None), Arc::clone(session));
+            return Ok(PendingResult { stream, running, session, place: None });
         }
-        let tagged = session.session.tagged(Arc::new(QueryTag::new(running.id())));
+        let place = Some(self.results.place()?);
+        let running = self.begin(session, origin);
+        let tag = Arc::new(QueryTag::new(running.id()));
+        let tagged = session.session.in_schema(&said.schema).tagged(tag);
         let executed = async {
             match (wanted, values) {
                 (Wanted::Text(sql), None) => tagged.execute(sql).await,
@@ -134,7 +183,7 @@ impl SqlService {
         descriptor: FlightDescriptor,
     ) -> Result<FlightInfo, Status> {
         let values = parameters::decode(&said.parameters)?;
-        let result = self.run(session, &said.wanted, values.as_ref()).await?;
+        let result = self.run(session, &said, values.as_ref()).await?;
         let kind = result.stream.kind().clone();
         let schema = encode_schema(&shown(&result.stream.schema(), said.is_exact))?;
         let outcome = outcome(&kind, result.running.id());
@@ -145,18 +194,8 @@ impl SqlService {
             .with_ordered(true);
         info.schema = schema.clone();
         if kind == StatementKind::Query {
-            let (sql, plan) = said.wanted.into_parts();
-            let claim = Claim {
-                purpose: Purpose::Result.into(),
-                session: session.id,
-                query: result.running.id(),
-                sql,
-                plan,
-                parameters: said.parameters,
-                is_exact: said.is_exact,
-                schema,
-                expires: 0,
-            };
+            let claim = said.into_claim(Purpose::Result, session);
+            let claim = Claim { query: result.running.id(), schema, ..claim };
             info = info.with_endpoint(self.endpoint(claim));
             self.results.put(result, Instant::now());
         }
@@ -178,21 +217,22 @@ impl SqlService {
         &self,
         session: &Arc<OpenSession>,
         handle: &[u8],
-    ) -> Result<Answers<arrow_flight::FlightData>, Status> {
+    ) -> Result<Answers<FlightData>, Status> {
         let claim = self.tickets.open(Purpose::Result, session.id, handle, SystemTime::now())?;
-        let result = match self.results.take(claim.query) {
+        let (query, announced) = (claim.query, claim.schema.clone());
+        let said = Said::of(claim);
+        let result = match self.results.take(query) {
             Some(result) => result,
-            None if self.statements.was_cancelled(claim.query) => {
-                return Err(reported(&Error::Cancelled, claim.query));
+            None if self.statements.was_cancelled(query) => {
+                return Err(reported(&Error::Cancelled, query));
             }
             None => {
-                let values = parameters::decode(&claim.parameters)?;
-                let wanted = Wanted::of(claim.sql, claim.plan);
-                self.run(session, &wanted, values.as_ref()).await?
+                let values = parameters::decode(&said.parameters)?;
+                self.run_again(session, &said, values.as_ref(), Some(query)).await?
             }
         };
-        let schema = shown(&result.stream.schema(), claim.is_exact);
-        if encode_schema(&schema)? != claim.schema {
+        let schema = shown(&result.stream.schema(), said.is_exact);
+        if encode_schema(&schema)? != announced {
             return Err(refuse(
                 ErrorCode::NotFound,
                 "the result has other columns now",
@@ -203,16 +243,17 @@ impl SqlService {
     }
 
     /// Makes messages of a result's rows. Dropping them stops the query.
-    pub(super) fn rows(
-        &self,
-        result: PendingResult,
-        schema: SchemaRef,
-    ) -> Answers<arrow_flight::FlightData> {
+    pub(super) fn rows(&self, result: PendingResult, schema: SchemaRef) -> Answers<FlightData> {
         let PendingResult { stream, running, session, place } = result;
         let id = running.id();
         let cancelled = Box::pin(running.cancelled());
         let plain = Arc::clone(&schema);
-        let batches = stream.take_until(cancelled).map(move |batch| plain_batch(batch?, &plain));
+        let most_bytes = self.config.message_bytes;
+        let batches = stream
+            .take_until(cancelled)
+            .map(move |batch| plain_batch(batch?, &plain))
+            .map_ok(move |batch| stream::iter(messages(batch, most_bytes)))
+            .try_flatten();
         // Held for as long as rows flow: the session and the place are in use, the statement can be
         // cancelled.
         let held = (running, session, place);
@@ -226,12 +267,22 @@ impl SqlService {
         let rows = batches
             .chain(end)
             .map_err(move |error| FlightError::Tonic(Box::new(reported(&error, id))));
+        // The first message as it was announced: the encoder writes lists with offsets of 64 bits
+        // as if they had 32, which makes other rows of them.
+        let options = IpcWriteOptions::default();
+        let said = FlightData::from(SchemaAsIpc::new(&schema, &options));
+        let mut said = Some(said.data_header);
         FlightDataEncoderBuilder::new()
             .with_schema(schema)
             // What is left of dictionaries keeps its type, as announced.
             .with_dictionary_handling(DictionaryHandling::Resend)
-            .with_max_flight_data_size(self.config.message_bytes)
+            // They are cut already.
+            .with_max_flight_data_size(usize::MAX)
             .build(rows)
+            .map_ok(move |message| match said.take() {
+                Some(data_header) => FlightData { data_header, ..message },
+                None => message,
+            })
             .map_err(Status::from)
             .boxed()
     }
@@ -240,17 +291,15 @@ impl SqlService {
     pub(super) async fn prepare(
         &self,
         session: &Arc<OpenSession>,
-        wanted: Wanted,
-        is_exact: bool,
+        said: Said,
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
-        let description = self.describe(session, &wanted, None).await?;
-        let said = Said { wanted, parameters: Bytes::new(), is_exact };
+        let description = self.describe(session, &said, None).await?;
         let parameters = Schema::new(description.parameters);
         Ok(ActionCreatePreparedStatementResult {
-            prepared_statement_handle: self.prepared_handle(session, said),
             // A change has no columns, which tells drivers that it is one.
-            dataset_schema: encode_schema(&shown(&description.schema, is_exact))?,
+            dataset_schema: encode_schema(&shown(&description.schema, said.is_exact))?,
             parameter_schema: encode_schema(&plain_schema(&Arc::new(parameters)))?,
+            prepared_statement_handle: self.prepared_handle(session, said),
         })
     }
 
@@ -277,22 +326,11 @@ impl SqlService {
         handle: &[u8],
     ) -> Result<Said, Status> {
         let now = SystemTime::now();
-        let claim = self.tickets.open(Purpose::Prepared, session.id, handle, now)?;
-        let Claim { sql, plan, parameters, is_exact, .. } = claim;
-        Ok(Said { wanted: Wanted::of(sql, plan), parameters, is_exact })
+        self.tickets.open(Purpose::Prepared, session.id, handle, now).map(Said::of)
     }
 
-    fn prepared_handle(&self, session: &Arc<OpenSession>, said: Said) -> Bytes {
-        let (sql, plan) = said.wanted.into_parts();
-        let claim = Claim {
-            purpose: Purpose::Prepared.into(),
-            session: session.id,
-            sql,
-            plan,
-            parameters: said.parameters,
-            is_exact: said.is_exact,
-            ..Claim::default()
-        };
+    fn prepared_handle(&self, session: &OpenSession, said: Said) -> Bytes {
+        let claim = said.into_claim(Purpose::Prepared, session);
         let end = SystemTime::now() + self.config.prepared_timeout;
         self.tickets.seal(&claim.expiring_at(end))
     }
@@ -301,32 +339,36 @@ impl SqlService {
     pub(super) async fn describe(
         &self,
         session: &Arc<OpenSession>,
-        wanted: &Wanted,
+        said: &Said,
         values: Option<&RecordBatch>,
     ) -> Result<Description, Status> {
+        let wanted = &said.wanted;
         self.check_length(wanted)?;
         if wanted.kill_target().is_some() {
             let schema = Arc::new(Schema::empty());
             return Ok(Description { is_query: false, schema, parameters: Vec::new() });
         }
         let _place = self.results.place()?;
+        let running = self.begin(session, None);
+        let within = session.session.in_schema(&said.schema);
         let described = async {
             match wanted {
-                Wanted::Text(sql) => session.session.describe(sql, values).await,
-                Wanted::Plan(plan) => session.session.describe_substrait(plan, values).await,
+                Wanted::Text(sql) => within.describe(sql, values).await,
+                Wanted::Plan(plan) => within.describe_substrait(plan, values).await,
             }
         };
-        Box::pin(described).await.map_err(|error| reported(&error, 0))
+        let described = Box::pin(running.until_cancelled(described)).await;
+        described.map_err(|error| reported(&error, running.id()))
     }
 
     /// Runs a statement that changes something; returns how many rows it wrote.
     pub(super) async fn update(
         &self,
         session: &Arc<OpenSession>,
-        wanted: &Wanted,
+        said: &Said,
         values: Option<&RecordBatch>,
     ) -> Result<i64, Status> {
-        let result = self.run(session, wanted, values).await?;
+        let result = self.run(session, said, values).await?;
         match result.stream.kind() {
             StatementKind::Write { row_count } => Ok(i64::try_from(*row_count).unwrap_or(i64::MAX)),
             StatementKind::Command { .. } => Ok(0),

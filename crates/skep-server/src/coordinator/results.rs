@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use datafusion::common::runtime::SpawnedTask;
@@ -23,6 +24,8 @@ pub(super) struct PendingResults {
     config: ResultsConfig,
     /// One permit for each statement that runs or waits, or whose rows flow.
     permits: Arc<Semaphore>,
+    /// Whether nothing begins any more.
+    is_draining: AtomicBool,
     waiting: Mutex<HashMap<u64, Waiting>>,
 }
 
@@ -41,8 +44,8 @@ pub(super) struct PendingResult {
     pub(super) running: Running,
     /// Whose it is.
     pub(super) session: Arc<OpenSession>,
-    /// Its place.
-    pub(super) place: Place,
+    /// Its place; what ends others needs none.
+    pub(super) place: Option<Place>,
 }
 
 #[derive(Debug)]
@@ -57,14 +60,22 @@ impl PendingResults {
     /// Makes an empty set.
     pub(super) fn new(config: ResultsConfig) -> Self {
         let permits = config.max_pending_count.min(Semaphore::MAX_PERMITS);
-        Self { config, permits: Arc::new(Semaphore::new(permits)), waiting: Mutex::default() }
+        Self {
+            config,
+            permits: Arc::new(Semaphore::new(permits)),
+            is_draining: AtomicBool::new(false),
+            waiting: Mutex::default(),
+        }
     }
 
     /// Takes a place for a statement that is about to run.
     ///
     /// # Errors
-    /// `UNAVAILABLE` if there is none.
+    /// `UNAVAILABLE` if there is none, or nothing is to begin any more.
     pub(super) fn place(&self) -> Result<Place, Status> {
+        if self.is_draining.load(Ordering::Relaxed) {
+            return Err(ending());
+        }
         match Arc::clone(&self.permits).try_acquire_owned() {
             Ok(permit) => Ok(Place { _permit: permit }),
             Err(TryAcquireError::NoPermits) => Err(refuse(
@@ -72,12 +83,18 @@ impl PendingResults {
                 format!("too many statements: {} run or wait", self.config.max_pending_count),
                 "try again later, or raise max_pending_count in [results]",
             )),
-            Err(TryAcquireError::Closed) => Err(refuse(
-                ErrorCode::Unavailable,
-                "the coordinator is ending",
-                "try again when it is back",
-            )),
+            Err(TryAcquireError::Closed) => Err(ending()),
         }
+    }
+
+    /// Takes no statement any more; what runs or waits goes on.
+    pub(super) fn drain(&self) {
+        self.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Tells whether a statement runs or waits, or rows of one flow.
+    pub(super) fn are_in_use(&self) -> bool {
+        self.permits.available_permits() < self.config.max_pending_count.min(Semaphore::MAX_PERMITS)
     }
 
     /// Takes no statement any more, and drops the results that wait.
@@ -144,6 +161,10 @@ impl PendingResults {
     }
 }
 
+fn ending() -> Status {
+    refuse(ErrorCode::Unavailable, "the coordinator is ending", "try again when it is back")
+}
+
 /// Asks for the first rows of a query at once, in a task that ends with the stream.
 fn begin(mut rows: QueryStream) -> (QueryStream, watch::Receiver<bool>) {
     let (came, has_come) = watch::channel(false);
@@ -206,8 +227,8 @@ mod tests {
             });
             let stream = QueryStream::new(Arc::new(Schema::empty()), batches.boxed());
             let session = Arc::clone(&self.session);
-            let running = self.statements.begin(id, session.id, Principal::anonymous());
-            let place = self.results.place().unwrap();
+            let running = self.statements.begin(id, None, session.id, Principal::anonymous());
+            let place = Some(self.results.place().unwrap());
             (PendingResult { stream, running, session, place }, watch)
         }
     }
@@ -284,6 +305,20 @@ mod tests {
             (refused.code(), refused.message()),
             (Code::Unavailable, "the coordinator is ending")
         );
+    }
+
+    #[tokio::test]
+    async fn a_drain_takes_no_more_and_keeps_what_there_is() {
+        let setting = Setting::of(2).await;
+        let (result, watch) = setting.endless(5);
+        setting.results.put(result, Instant::now());
+        setting.results.drain();
+        assert_eq!(setting.results.place().unwrap_err().message(), "the coordinator is ending");
+        assert!(setting.results.are_in_use());
+        let taken = setting.results.take(5);
+        assert!(watch.upgrade().is_some() && setting.results.are_in_use());
+        drop(taken);
+        assert!(!setting.results.are_in_use());
     }
 
     #[tokio::test]

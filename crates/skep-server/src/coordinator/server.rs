@@ -138,12 +138,13 @@ impl CoordinatorServer {
         info!(?drain_timeout, "coordinator ends");
         state.is_draining.store(true, Ordering::Relaxed);
         state.gate.drain();
+        state.results.drain();
         for service in [EVERYTHING, <FlightServiceServer<Front<ProcessExchanges>>>::NAME] {
             state.health.set_service_status(service, ServingStatus::NotServing).await;
         }
         let drained = async {
             let mut looks = interval(DRAIN_LOOK_INTERVAL);
-            while state.sessions.are_in_use() {
+            while state.results.are_in_use() {
                 looks.tick().await;
             }
         };

@@ -10,7 +10,9 @@ use ring::digest;
 use skep_engine::{Engine, Principal, Session};
 use skep_proto::ErrorCode;
 use tonic::{Extensions, Status};
+use tracing::info;
 
+use super::place::Place;
 use crate::auth::gate::Caller;
 use crate::config::SessionsConfig;
 use crate::connection::ConnectionLife;
@@ -52,6 +54,8 @@ pub(super) struct OpenSession {
     pub(super) session: Session,
     /// Whether its client takes views.
     takes_views: AtomicBool,
+    /// Whether headers have said where it looks names up.
+    has_place: Mutex<bool>,
 }
 
 #[derive(Debug)]
@@ -111,7 +115,24 @@ impl std::fmt::Debug for OpenSession {
 impl OpenSession {
     /// Makes one.
     pub(super) fn new(token: String, id: u64, session: Session) -> Self {
-        Self { token, id, session, takes_views: AtomicBool::new(false) }
+        let (takes_views, has_place) = (AtomicBool::new(false), Mutex::new(false));
+        Self { token, id, session, takes_views, has_place }
+    }
+
+    /// Takes in where its client wants names to be looked up, the first time that it says so.
+    ///
+    /// # Errors
+    /// As [`Place::apply`]; then it has not been said yet.
+    pub(super) fn begin_in(&self, place: &Place) -> Result<(), Status> {
+        if place.is_empty() {
+            return Ok(());
+        }
+        let mut has_place = self.has_place.lock();
+        if !*has_place {
+            place.apply(self)?;
+            *has_place = true;
+        }
+        Ok(())
     }
 
     /// Returns whether its client takes views.
@@ -207,7 +228,13 @@ impl Sessions {
             None => drop(open),
         }
         match caller.opens && !self.closed.lock().contains(&caller.session) {
-            true => self.open(caller, now),
+            true => {
+                if caller.life.is_none() {
+                    let user = &caller.principal.user;
+                    info!(%user, "a session from before the start begins anew, with the defaults");
+                }
+                self.open(caller, now)
+            }
             false => Err(ended()),
         }
     }
@@ -222,11 +249,6 @@ impl Sessions {
         drop(closed);
         let closed = self.open.lock().remove(token);
         drop(closed);
-    }
-
-    /// Returns whether a statement of any session runs, or its rows flow.
-    pub(super) fn are_in_use(&self) -> bool {
-        self.open.lock().values().any(|entry| Arc::strong_count(&entry.session) > 1)
     }
 
     /// Closes all sessions.
@@ -396,9 +418,7 @@ mod tests {
         let (idle, used) = (request(&caller("idle")), request(&caller("used")));
         drop(sessions.open(&caller("idle"), start).unwrap());
         drop(sessions.open(&caller("used"), start).unwrap());
-        assert!(!sessions.are_in_use());
         let held = sessions.of(&used, start).unwrap();
-        assert!(sessions.are_in_use());
         sessions.sweep(start + IDLE);
         assert!(sessions.of(&idle, start + IDLE).is_err());
         assert!(sessions.of(&used, start + IDLE).is_ok());

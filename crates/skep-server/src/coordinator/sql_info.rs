@@ -4,6 +4,7 @@
 //! statement may be. So it says what is true, also where another answer would please them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use arrow_flight::error::FlightError;
 use arrow_flight::sql::metadata::{SqlInfoData, SqlInfoDataBuilder};
@@ -11,7 +12,7 @@ use arrow_flight::sql::{
     SqlInfo, SqlNullOrdering, SqlOuterJoinsSupportLevel, SqlSupportedCaseSensitivity,
     SqlSupportedGroupBy, SqlSupportedResultSetConcurrency, SqlSupportedResultSetType,
     SqlSupportedSubqueries, SqlSupportedTransaction, SqlSupportedUnions, SqlSupportsConvert,
-    SqlTransactionIsolationLevel, SupportedSqlGrammar,
+    SqlTransactionIsolationLevel,
 };
 use skep_engine::{SUBSTRAIT_VERSIONS, Session};
 
@@ -31,6 +32,8 @@ pub(super) struct Bounds {
     pub(super) statement_bytes: usize,
     /// Most sessions.
     pub(super) sessions: usize,
+    /// How long a prepared statement can be used.
+    pub(super) prepared_timeout: Duration,
 }
 
 /// Says all that there is to say.
@@ -39,7 +42,7 @@ pub(super) struct Bounds {
 /// Arrow's, if the columns do not fit together.
 pub(super) fn sql_info(session: &Session, bounds: Bounds) -> Result<SqlInfoData, FlightError> {
     let mut info = SqlInfoDataBuilder::new();
-    server(&mut info);
+    server(&mut info, bounds);
     names(&mut info);
     functions(&mut info, session);
     grammar(&mut info);
@@ -48,7 +51,7 @@ pub(super) fn sql_info(session: &Session, bounds: Bounds) -> Result<SqlInfoData,
     info.build()
 }
 
-fn server(info: &mut SqlInfoDataBuilder) {
+fn server(info: &mut SqlInfoDataBuilder, bounds: Bounds) {
     info.append(SqlInfo::FlightSqlServerName, "skep");
     info.append(SqlInfo::FlightSqlServerVersion, env!("CARGO_PKG_VERSION"));
     info.append(SqlInfo::FlightSqlServerArrowVersion, ARROW_VERSION);
@@ -62,8 +65,10 @@ fn server(info: &mut SqlInfoDataBuilder) {
     info.append(SqlInfo::FlightSqlServerCancel, true);
     info.append(SqlInfo::FlightSqlServerBulkIngestion, true);
     info.append(SqlInfo::FlightSqlServerIngestTransactionsSupported, false);
+    // Of handles of prepared statements, in milliseconds; what runs has no limit by default.
+    let timeout = i32::try_from(bounds.prepared_timeout.as_millis()).unwrap_or(i32::MAX);
+    info.append(SqlInfo::FlightSqlServerStatementTimeout, timeout);
     // None.
-    info.append(SqlInfo::FlightSqlServerStatementTimeout, 0_i32);
     info.append(SqlInfo::FlightSqlServerTransactionTimeout, 0_i32);
 }
 
@@ -141,11 +146,9 @@ fn grammar(info: &mut SqlInfoDataBuilder) {
     info.append(SqlInfo::SqlSupportedGroupBy, groups);
     info.append(SqlInfo::SqlSupportsLikeEscapeClause, true);
     info.append(SqlInfo::SqlSupportsNonNullableColumns, true);
-    let grammars = bit(SupportedSqlGrammar::SqlMinimumGrammar as i32)
-        | bit(SupportedSqlGrammar::SqlCoreGrammar as i32);
-    info.append(SqlInfo::SqlSupportedGrammar, grammars);
-    // Entry level.
-    info.append(SqlInfo::SqlAnsi92SupportedLevel, bit(0));
+    // The least of each has UPDATE and DELETE.
+    info.append(SqlInfo::SqlSupportedGrammar, 0_i32);
+    info.append(SqlInfo::SqlAnsi92SupportedLevel, 0_i32);
     info.append(SqlInfo::SqlSupportsIntegrityEnhancementFacility, false);
     let joins = SqlOuterJoinsSupportLevel::SqlFullOuterJoins as i32;
     info.append(SqlInfo::SqlOuterJoinsSupportLevel, joins);
@@ -225,7 +228,8 @@ mod tests {
     async fn everything_that_can_be_asked_is_answered() {
         let config = EngineConfig { memory_limit: Some(64 << 20), ..EngineConfig::default() };
         let session = Engine::open(config).await.unwrap().session();
-        let bounds = Bounds { statement_bytes: 100, sessions: 10 };
+        let bounds =
+            Bounds { statement_bytes: 100, sessions: 10, prepared_timeout: Duration::from_secs(1) };
         let info = sql_info(&session, bounds).unwrap();
         for number in 0..1000_i32 {
             let Ok(known) = SqlInfo::try_from(number) else { continue };

@@ -66,6 +66,10 @@ pub(super) struct Claim {
     /// A Substrait plan in the place of a text; empty for a text.
     #[prost(bytes = "bytes", tag = "9")]
     pub(super) plan: bytes::Bytes,
+    /// Where its bare names are looked up, whatever the session's schema is by then. There is one
+    /// catalog.
+    #[prost(string, tag = "10")]
+    pub(super) in_schema: String,
 }
 
 impl Claim {

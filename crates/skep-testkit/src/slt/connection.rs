@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
-use skep_client::{Client, Outcome};
+use skep_client::{Client, ErrorCode, Outcome};
 use skep_engine::{Engine, EngineConfig, Session, StatementKind};
 use sqllogictest::{AsyncDB, DBOutput};
 use tokio::sync::Mutex;
@@ -218,6 +218,15 @@ impl Instance {
     }
 }
 
+/// Tells whether an error says of itself that nobody but us is to blame.
+fn is_defect(error: &anyhow::Error) -> bool {
+    let code = match error.downcast_ref::<skep_engine::Error>() {
+        Some(error) => Some(error.code()),
+        None => error.downcast_ref::<skep_client::Error>().map(skep_client::Error::code),
+    };
+    code == Some(ErrorCode::Internal)
+}
+
 /// One session of the engine under test.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -278,7 +287,11 @@ impl AsyncDB for Connection {
         }
         let limit = self.instance.statement_limit;
         match tokio::time::timeout(limit, self.execute(statement)).await {
-            Ok(result) => result.map_err(|error| self.describe(&error)),
+            Ok(result) => result.map_err(|error| {
+                // No script may expect it: a record of an error searches the text alone.
+                assert!(!is_defect(&error), "a defect: {error:#}\n{statement}");
+                self.describe(&error)
+            }),
             Err(_elapsed) => {
                 Err(StatementError(format!("no end within {limit:?}: the harness gave up")))
             }
@@ -291,5 +304,18 @@ impl AsyncDB for Connection {
 
     fn engine_name(&self) -> &str {
         "skep"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_defect_is_told_from_what_scripts_may_expect() {
+        let broken = skep_engine::Error::Internal { message: "x".to_owned(), source: None };
+        assert!(is_defect(&broken.into()));
+        assert!(!is_defect(&skep_engine::Error::Cancelled.into()));
+        assert!(!is_defect(&anyhow::anyhow!("no end")));
     }
 }

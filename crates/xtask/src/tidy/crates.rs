@@ -13,7 +13,7 @@ const IMPORTS: [(&str, &[&str]); 10] = [
     ("skep-store", &["skep-proto"]),
     ("skep-engine", &["skep-proto", "skep-store"]),
     ("skep-cluster", &["skep-engine", "skep-proto", "skep-store", "skep-testkit"]),
-    ("skep-server", &["skep-cluster", "skep-engine", "skep-proto"]),
+    ("skep-server", &["skep-cluster", "skep-engine", "skep-proto", "skep-store"]),
     ("skep-client", &["skep-proto"]),
     ("skep-cli", &["skep-client", "skep-engine", "skep-proto", "skep-server", "skep-testkit"]),
     ("skep-testkit", &["skep-client", "skep-engine", "skep-proto", "skep-server"]),

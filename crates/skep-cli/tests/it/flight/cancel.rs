@@ -24,6 +24,9 @@ use crate::role::Coordinator;
 const ENDLESS: &str = "SELECT sum(sin(a.n) * cos(b.n)) AS marked \
                        FROM t a CROSS JOIN t b";
 
+/// How many slots of workers are in use: a worker says itself when one is not any more.
+const OCCUPIED: &str = "SELECT sum(running) FROM system.workers";
+
 async fn client(cluster: &Cluster) -> Client {
     let service = FlightServiceClient::new(channel(&cluster.processes.url).await);
     let mut client = FlightSqlServiceClient::new_from_inner(service);
@@ -47,6 +50,8 @@ async fn ended(cluster: &Cluster, query: &str, state: &str) {
     let running =
         format!("SELECT count(*) FROM system.tasks WHERE query = '{query}' AND state = 'running'");
     cluster.wait_for(&running, |rows| rows[0][0] == "0").await;
+    // The scheduler closes its tasks by itself; a slot is free when its worker has said so.
+    cluster.wait_for(OCCUPIED, |rows| rows[0][0] == "0").await;
 }
 
 /// Waits until a query's tasks run on the workers.
@@ -56,6 +61,7 @@ async fn runs(cluster: &Cluster, query: &str) {
          AND worker LIKE 'w%'"
     );
     cluster.wait_for(&running, |rows| rows[0][0] != "0").await;
+    assert_ne!(cluster.ask(OCCUPIED).await, [["0"]]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -114,6 +120,50 @@ async fn each_way_to_cancel_stops_the_work_on_the_workers() {
     let _: skep_proto::client::CloseSessionResult =
         act(&mut client, "CloseSession", Vec::new()).await.unwrap();
     ended(&cluster, &query(&info), "cancelled").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_that_is_run_again_is_cancelled_by_what_announced_it() {
+    let cluster = Cluster::start(1, 1, "").await;
+    let mut client = client(&cluster).await;
+    fill(&mut client).await;
+    let running = "SELECT query FROM system.tasks WHERE state = 'running' AND worker LIKE 'w%'";
+    let again = async |client: &mut Client| {
+        let info = client.execute(ENDLESS.to_owned(), None).await.unwrap();
+        let ticket = info.endpoint[0].ticket.clone().unwrap();
+        let first = client.do_get(ticket.clone()).await.unwrap();
+        runs(&cluster, &query(&info)).await;
+        // A client that lost its rows fetches them again.
+        drop(first);
+        ended(&cluster, &query(&info), "cancelled").await;
+        let second = client.do_get(ticket.clone()).await.unwrap();
+        let rows = cluster.wait_for(running, |rows| !rows.is_empty()).await;
+        assert_ne!(rows[0][0], query(&info));
+        (info, second, rows[0][0].clone())
+    };
+
+    let (info, mut rows_of, number) = again(&mut client).await;
+    let request = CancelFlightInfoRequest::new(info.clone()).encode_to_vec();
+    let result: CancelFlightInfoResult =
+        act(&mut client, "CancelFlightInfo", request).await.unwrap();
+    assert_eq!(result.status(), CancelStatus::Cancelled);
+    refused(rows_of.try_next().await, Code::Cancelled, "cancelled");
+    ended(&cluster, &number, "cancelled").await;
+    // It does not run a third time.
+    refused(fetch(&mut client, info).await, Code::Cancelled, "cancelled");
+
+    // By the id that the client was told.
+    let (info, mut rows_of, number) = again(&mut client).await;
+    cluster.ask(&format!("KILL QUERY '{}'", query(&info))).await;
+    refused(rows_of.try_next().await, Code::Cancelled, "cancelled");
+    ended(&cluster, &number, "cancelled").await;
+
+    // By the number that others see.
+    let (info, mut rows_of, number) = again(&mut client).await;
+    cluster.ask(&format!("KILL QUERY '{number}'")).await;
+    refused(rows_of.try_next().await, Code::Cancelled, "cancelled");
+    ended(&cluster, &number, "cancelled").await;
+    refused(fetch(&mut client, info).await, Code::Cancelled, "cancelled");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -224,4 +274,33 @@ async fn an_endpoint_is_renewed() {
     info.endpoint = vec![renewed];
     let (schema, batches) = fetch(&mut client, info).await.unwrap();
     assert_eq!(rendered(&schema, &batches), [["7"]]);
+}
+
+#[tokio::test]
+async fn a_statement_is_killed_when_there_is_no_room_for_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("skep.toml");
+    std::fs::write(&config, "[results]\nmax_pending_count = 1\n").unwrap();
+    let coordinator = Coordinator::start(&["--config", config.to_str().unwrap()]);
+    let (mut client, mut other) = (connect(&coordinator).await, connect(&coordinator).await);
+    for by_update in [false, true] {
+        let endless = "SELECT value FROM generate_series(1, 1000000000000) WHERE value < 0";
+        let info = client.execute(endless.to_owned(), None).await.unwrap();
+        let mut rows_of = client.do_get(info.endpoint[0].ticket.clone().unwrap()).await.unwrap();
+        let full = rows(&mut other, "SELECT 1").await;
+        refused(full, Code::Unavailable, "too many statements");
+        let kill = format!("KILL QUERY '{}'", query(&info));
+        match by_update {
+            true => assert_eq!(update(&mut other, &kill).await, 0),
+            false => assert!(rows(&mut other, &kill).await.unwrap().is_empty()),
+        }
+        refused(rows_of.try_next().await, Code::Cancelled, "cancelled");
+        drop(rows_of);
+        // There is room again.
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = rows(&mut other, "SELECT 1").await {
+            assert_eq!(super::status(error).code(), Code::Unavailable);
+            assert!(Instant::now() < deadline);
+        }
+    }
 }

@@ -94,6 +94,16 @@ async fn a_temporary_table_is_the_sessions() {
     let more = CommandStatementIngest { temporary: true, ..append("t") };
     assert_eq!(put(&mut client, more, vec![numbers(4, 1)]).await.unwrap(), 1);
     assert_eq!(value(&mut client, "SELECT sum(n) FROM t").await, "10");
+    let replace = command("t", TableNotExistOption::Create, TableExistsOption::Replace);
+    let replace = CommandStatementIngest { temporary: true, ..replace };
+    assert_eq!(put(&mut client, replace.clone(), vec![numbers(7, 2)]).await.unwrap(), 2);
+    assert_eq!(value(&mut client, "SELECT sum(n) FROM t").await, "15");
+    // It hides a table of the name, and does not touch it.
+    update(&mut other, "CREATE TABLE t AS SELECT 100 AS n").await;
+    assert_eq!(put(&mut client, replace, vec![numbers(1, 1)]).await.unwrap(), 1);
+    assert_eq!(value(&mut client, "SELECT sum(n) FROM t").await, "1");
+    assert_eq!(value(&mut other, "SELECT sum(n) FROM t").await, "100");
+    update(&mut other, "DROP TABLE t").await;
     refused(rows(&mut other, "SELECT * FROM t").await, Code::NotFound, "\"t\"");
     let schema = Some("public".to_owned());
     let both = CommandStatementIngest { schema, ..temporary("u") };

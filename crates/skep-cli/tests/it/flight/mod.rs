@@ -16,12 +16,18 @@ mod substrait;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::sql::client::FlightSqlServiceClient;
-use arrow_flight::{Action, FlightInfo};
+use arrow_flight::sql::{
+    ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult, Any,
+    CommandStatementQuery, ProstMessageExt,
+};
+use arrow_flight::{Action, FlightDescriptor, FlightInfo};
+use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use futures::TryStreamExt;
 use prost::Message;
+use skep_proto::client::{Details, ErrorInfo};
 use skep_testkit::render;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -46,9 +52,10 @@ pub(crate) async fn connect(coordinator: &Coordinator) -> Client {
 
 /// Connects, with no session but the connection's.
 pub(crate) async fn anonymous(coordinator: &Coordinator) -> Client {
-    let service = FlightServiceClient::new(channel(&coordinator.url).await);
-    let service = service.max_decoding_message_size(64 << 20);
-    FlightSqlServiceClient::new_from_inner(service)
+    // With the library's own limit on messages.
+    FlightSqlServiceClient::new_from_inner(FlightServiceClient::new(
+        channel(&coordinator.url).await,
+    ))
 }
 
 /// Fetches a result; every batch must have the announced schema, nullability included.
@@ -90,6 +97,49 @@ pub(crate) async fn update(client: &mut Client, sql: &str) -> i64 {
 
 pub(crate) fn rendered(schema: &Schema, batches: &[RecordBatch]) -> Vec<Vec<String>> {
     render::rows(schema, batches).unwrap()
+}
+
+/// Makes a request as the client does.
+pub(crate) fn with_token<T>(client: &Client, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let token = format!("Bearer {}", client.token().unwrap());
+    request.metadata_mut().insert("authorization", token.parse().unwrap());
+    request
+}
+
+/// Prepares a statement; returns its handle.
+pub(crate) async fn handle_of(client: &mut Client, sql: &str) -> Bytes {
+    let request =
+        ActionCreatePreparedStatementRequest { query: sql.to_owned(), transaction_id: None };
+    let action = Action::new("CreatePreparedStatement", request.as_any().encode_to_vec());
+    let mut answers = client.do_action(Request::new(action)).await.unwrap();
+    let body = answers.message().await.unwrap().unwrap().body;
+    let any = Any::decode(body.as_ref()).unwrap();
+    let result: ActionCreatePreparedStatementResult = any.unpack().unwrap().unwrap();
+    result.prepared_statement_handle
+}
+
+/// Asks what columns a command's rows will have.
+pub(crate) async fn schema_of(
+    client: &mut Client,
+    command: &impl ProstMessageExt,
+) -> Result<Schema, Status> {
+    let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
+    let request = with_token(client, descriptor);
+    let result = client.inner_mut().get_schema(request).await?.into_inner();
+    Ok(Schema::try_from(&result).unwrap())
+}
+
+/// A statement as a command.
+pub(crate) fn statement(sql: &str) -> CommandStatementQuery {
+    CommandStatementQuery { query: sql.to_owned(), transaction_id: None }
+}
+
+/// What the details of a status say to clients that know nothing of us.
+pub(crate) fn error_info(status: &Status) -> ErrorInfo {
+    let details = Details::decode(status.details()).unwrap();
+    let info = details.details.iter().find(|part| part.type_url.ends_with("ErrorInfo")).unwrap();
+    ErrorInfo::decode(info.value.as_ref()).unwrap()
 }
 
 /// Takes the status out of an error of the client.

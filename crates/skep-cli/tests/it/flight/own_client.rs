@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch};
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::array::cast::AsArray;
+use datafusion::arrow::array::{ArrayRef, Int64Array, LargeListArray, RecordBatch};
+use datafusion::arrow::datatypes::{DataType, Int64Type};
 use futures::{StreamExt, TryStreamExt, stream};
 use skep_client::{Client, ErrorCode, IfExists, IfMissing, Ingest};
 
@@ -63,6 +64,24 @@ async fn it_puts_rows_into_tables_whole_or_not_at_all() {
     assert_eq!(error, failed);
     let count = rows(&client, "SELECT count(*) FROM t").await.unwrap();
     assert_eq!(count, [["100000"]]);
+}
+
+#[tokio::test]
+async fn lists_with_large_offsets_come_and_go_as_they_are() {
+    let coordinator = Coordinator::start(&[]);
+    let client = Client::connect(&coordinator.url).await.unwrap();
+    let lists = [Some(vec![Some(1), None]), None, Some(vec![]), Some(vec![Some(3), Some(4)])];
+    let column = LargeListArray::from_iter_primitive::<Int64Type, _, _>(lists);
+    let column: ArrayRef = Arc::new(column);
+    let batch = RecordBatch::try_from_iter([("l", Arc::clone(&column))]).unwrap();
+    let rows_of = stream::iter([Ok(batch.clone())]);
+    assert_eq!(client.ingest(into("t"), batch.schema(), rows_of).await.unwrap(), 4);
+    let text = rows(&client, "SELECT array_to_string(l, '+', '?') FROM t").await.unwrap();
+    assert_eq!(text.concat(), ["1+?", "NULL", "(empty)", "3+4"]);
+    let batches = client.execute("SELECT l FROM t").await.unwrap().collect().await.unwrap();
+    let back = batches[0].column(0).as_list::<i64>();
+    assert_eq!(back.values(), column.as_list::<i64>().values());
+    assert_eq!(back.offsets(), column.as_list::<i64>().offsets());
 }
 
 #[tokio::test]

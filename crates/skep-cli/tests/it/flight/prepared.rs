@@ -143,3 +143,43 @@ async fn wrong_parameters_are_the_clients_mistake() {
     prepared.set_parameters(words).unwrap();
     refused(prepared.execute().await, Code::InvalidArgument, "");
 }
+
+#[tokio::test]
+async fn names_mean_what_they_meant_when_a_statement_was_prepared_or_asked() {
+    let coordinator = Coordinator::start(&[]);
+    let mut client = connect(&coordinator).await;
+    for schema in ["first", "second"] {
+        update(&mut client, &format!("CREATE SCHEMA {schema}")).await;
+        update(&mut client, &format!("CREATE TABLE {schema}.t AS SELECT '{schema}' AS x")).await;
+    }
+    update(&mut client, "USE first").await;
+    let select = "SELECT x FROM t WHERE x <> ?";
+    let mut prepared = client.prepare(select.to_owned(), None).await.unwrap();
+    let insert = "INSERT INTO t VALUES (?)";
+    let mut insert = client.prepare(insert.to_owned(), None).await.unwrap();
+    let asked = client.execute("SELECT x FROM t".to_owned(), None).await.unwrap();
+    update(&mut client, "USE second").await;
+    assert_eq!(value(&mut client, "SELECT x FROM t").await, "second");
+    // At once, and run again for who fetches again.
+    for _ in 0..2 {
+        let (schema, batches) = fetch(&mut client, asked.clone()).await.unwrap();
+        assert_eq!(rendered(&schema, &batches), [["first"]]);
+    }
+    prepared.set_parameters(batch(vec![texts(&["other"])])).unwrap();
+    let info = prepared.execute().await.unwrap();
+    for _ in 0..2 {
+        let (schema, batches) = fetch(&mut client, info.clone()).await.unwrap();
+        assert_eq!(rendered(&schema, &batches), [["first"]]);
+    }
+    insert.set_parameters(batch(vec![texts(&["more"])])).unwrap();
+    assert_eq!(insert.execute_update().await.unwrap(), 1);
+    assert_eq!(value(&mut client, "SELECT count(*) FROM first.t").await, "2");
+    assert_eq!(value(&mut client, "SELECT count(*) FROM second.t").await, "1");
+    // The session's own schema is what it was, for the statement that asks for it too.
+    let shown = client.prepare("SHOW datafusion.catalog.default_schema".to_owned(), None);
+    let mut shown = shown.await.unwrap();
+    update(&mut client, "USE public").await;
+    let info = shown.execute().await.unwrap();
+    let (schema, batches) = fetch(&mut client, info).await.unwrap();
+    assert_eq!(rendered(&schema, &batches)[0][1], "public");
+}

@@ -9,7 +9,7 @@ use futures::stream;
 use prost::Message;
 use tonic::{Code, Request, Status};
 
-use super::{Client, anonymous, connect, fetch, refused, value};
+use super::{anonymous, connect, fetch, handle_of, refused, value, with_token};
 use crate::role::Coordinator;
 
 /// Things that are no commands.
@@ -102,7 +102,7 @@ async fn a_ticket_is_taken_only_unchanged_from_its_own_session_and_in_time() {
 async fn a_handle_is_taken_only_from_its_own_session() {
     let coordinator = Coordinator::start(&[]);
     let (mut client, mut other) = (connect(&coordinator).await, connect(&coordinator).await);
-    let handle = created(&mut client, "SELECT 1").await;
+    let handle = handle_of(&mut client, "SELECT 1").await;
     let command = CommandPreparedStatementQuery { prepared_statement_handle: handle };
     let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
     let mine = with_token(&client, descriptor.clone());
@@ -110,27 +110,6 @@ async fn a_handle_is_taken_only_from_its_own_session() {
     let theirs = with_token(&other, descriptor);
     let refused = other.inner_mut().get_flight_info(theirs).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
-}
-
-pub(super) fn with_token<T>(client: &Client, message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    let token = format!("Bearer {}", client.token().unwrap());
-    request.metadata_mut().insert("authorization", token.parse().unwrap());
-    request
-}
-
-async fn created(client: &mut Client, sql: &str) -> bytes::Bytes {
-    use arrow_flight::sql::{
-        ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult,
-    };
-    let request =
-        ActionCreatePreparedStatementRequest { query: sql.to_owned(), transaction_id: None };
-    let action = Action::new("CreatePreparedStatement", request.as_any().encode_to_vec());
-    let mut answers = client.do_action(Request::new(action)).await.unwrap();
-    let body = answers.message().await.unwrap().unwrap().body;
-    let any = Any::decode(body.as_ref()).unwrap();
-    let result: ActionCreatePreparedStatementResult = any.unpack().unwrap().unwrap();
-    result.prepared_statement_handle
 }
 
 #[tokio::test]

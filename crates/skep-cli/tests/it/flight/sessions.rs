@@ -1,13 +1,13 @@
 //! Sessions: whose they are, what they keep, how they end.
 
-use arrow_flight::Action;
+use arrow_flight::{Action, HandshakeRequest};
 use prost::Message;
 use skep_proto::client::session_option_value::OptionValue;
 use skep_proto::client::{
     CloseSessionRequest, CloseSessionResult, GetSessionOptionsRequest, GetSessionOptionsResult,
     SessionOptionValue, SetSessionOptionsRequest, SetSessionOptionsResult,
 };
-use tonic::Code;
+use tonic::{Code, Request};
 
 use super::{Client, act, anonymous, channel, connect, refused, rows, update, value};
 use crate::role::Coordinator;
@@ -42,7 +42,7 @@ async fn without_a_login_a_connection_is_a_session() {
 async fn a_cookie_carries_a_session_to_another_connection() {
     let coordinator = Coordinator::start(&[]);
     let mut first = anonymous(&coordinator).await;
-    let hello = futures::stream::iter([arrow_flight::HandshakeRequest::default()]);
+    let hello = futures::stream::iter([HandshakeRequest::default()]);
     let answer = first.inner_mut().handshake(hello).await.unwrap();
     let cookie = answer.metadata().get("set-cookie").unwrap().to_str().unwrap();
     assert!(cookie.starts_with("skep_session="), "{cookie}");
@@ -138,6 +138,41 @@ async fn a_session_whose_client_is_gone_ends_before_its_hour() {
     while let Err(error) = rows(&mut second, "SELECT 2").await {
         assert_eq!(super::status(error).code(), Code::Unavailable);
         assert!(std::time::Instant::now() < deadline);
+    }
+}
+
+#[tokio::test]
+async fn a_session_begins_where_headers_say() {
+    let coordinator = Coordinator::start(&[]);
+    let mut client = connect(&coordinator).await;
+    update(&mut client, "CREATE SCHEMA sales").await;
+    update(&mut client, "CREATE TABLE sales.t AS SELECT 'sales' AS x").await;
+    update(&mut client, "CREATE TABLE t AS SELECT 'public' AS x").await;
+    // Parameters of a URL, as JDBC's driver says them with each call.
+    for said in [&[("schema", "sales"), ("catalog", "skep")][..], &[("database", "sales")]] {
+        for has_login in [true, false] {
+            let mut client = anonymous(&coordinator).await;
+            for (name, value) in [said, &[("jdbc_something", "else")]].concat() {
+                client.set_header(name, value);
+            }
+            if has_login {
+                client.handshake("", "").await.unwrap();
+            }
+            assert_eq!(value(&mut client, "SELECT x FROM t").await, "sales", "{said:?}");
+            update(&mut client, "USE public").await;
+            assert_eq!(value(&mut client, "SELECT x FROM t").await, "public", "{said:?}");
+        }
+    }
+    for said in [("schema", "nowhere"), ("catalog", "other"), ("database", "nowhere")] {
+        let mut client = anonymous(&coordinator).await;
+        client.set_header(said.0, said.1);
+        refused(rows(&mut client, "SELECT 1").await, Code::NotFound, "not found");
+        // Whoever connects is told then.
+        let mut hello = Request::new(futures::stream::iter([HandshakeRequest::default()]));
+        hello.metadata_mut().insert(said.0, said.1.parse().unwrap());
+        let refused = client.inner_mut().handshake(hello).await.unwrap_err();
+        assert_eq!(refused.code(), Code::NotFound, "{refused}");
+        assert!(refused.metadata().get("authorization").is_none());
     }
 }
 

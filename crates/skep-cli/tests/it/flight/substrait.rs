@@ -289,9 +289,9 @@ async fn every_call_of_the_protocol_takes_plans() {
     let plan = || Some(SubstraitPlan { plan: bytes.clone(), version: "0.85.0".to_owned() });
     let command = CommandStatementSubstraitPlan { plan: plan(), transaction_id: None };
     let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
-    let request = super::refusals::with_token(&foreign, descriptor.clone());
+    let request = super::with_token(&foreign, descriptor.clone());
     let info = foreign.inner_mut().get_flight_info(request).await.unwrap().into_inner();
-    let request = super::refusals::with_token(&foreign, descriptor.clone());
+    let request = super::with_token(&foreign, descriptor.clone());
     let schema = foreign.inner_mut().get_schema(request).await.unwrap().into_inner();
     let schema = datafusion::arrow::datatypes::Schema::try_from(schema).unwrap();
     assert_eq!(info.clone().try_decode_schema().unwrap(), schema);
@@ -300,13 +300,13 @@ async fn every_call_of_the_protocol_takes_plans() {
         let (schema, batches) = fetch(&mut foreign, info.clone()).await.unwrap();
         assert_eq!(rendered(&schema, &batches), [["ann"], ["bob"], ["NULL"]]);
     }
-    let request = super::refusals::with_token(&foreign, descriptor);
+    let request = super::with_token(&foreign, descriptor);
     let polled = foreign.inner_mut().poll_flight_info(request).await.unwrap().into_inner();
     assert!(polled.info.is_some());
     let inside = Some("1".into());
     let command = CommandStatementSubstraitPlan { plan: plan(), transaction_id: inside.clone() };
     let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
-    let request = super::refusals::with_token(&foreign, descriptor);
+    let request = super::with_token(&foreign, descriptor);
     let refusal = foreign.inner_mut().get_flight_info(request).await.unwrap_err();
     assert_eq!(
         (refusal.code(), refusal.message()),

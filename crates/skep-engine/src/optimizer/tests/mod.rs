@@ -1,6 +1,7 @@
 //! What the rules must give, checked against answers computed by hand or by brute force.
 
 mod arithmetic;
+mod decimals;
 mod joins;
 mod recursion;
 mod subqueries;
