@@ -126,7 +126,8 @@ fn rank_query(ranks: &str) -> String {
 
 /// Returns whether rows of the cached links go through an exchange on their way to the join.
 fn exchanges_links(plan: &Rows) -> Result<bool> {
-    let lines: Vec<&str> = plan.iter().flatten().map(String::as_str).collect();
+    // The first cell of a row says which plan it is of.
+    let lines: Vec<&str> = plan.iter().filter_map(|row| row.last()).map(String::as_str).collect();
     let depth = |line: &str| {
         let drawn = line.split_once(')').map_or(line, |(_, rest)| rest);
         drawn.len() - drawn.trim_start_matches('-').len()
