@@ -20,6 +20,7 @@ mod connection;
 mod dot_command;
 mod execution;
 mod interrupt;
+mod password;
 mod prompt;
 mod render;
 mod report;

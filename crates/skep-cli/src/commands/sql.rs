@@ -14,6 +14,7 @@ use crate::args::{Args, ScriptArg, exit_with_usage_error, memory_limit};
 use crate::connection::{Connection, EmbeddedConnection, Refusal, RemoteConnection, check_url};
 use crate::execution::Executor;
 use crate::interrupt::{EXIT_INTERRUPTED, Interrupts};
+use crate::password::ask_password;
 use crate::prompt;
 use crate::report::{report_error, report_message};
 use crate::script::Script;
@@ -150,7 +151,7 @@ fn password(url: &str) -> Result<Option<String>, Error> {
     if !io::stdin().is_terminal() {
         return Ok(None);
     }
-    let asked = rpassword::prompt_password(format!("password of {user}: "));
+    let asked = ask_password(&format!("password of {user}: "));
     let failed = |source| Error::Internal {
         message: format!("cannot ask for the password: {source}"),
         source: None,

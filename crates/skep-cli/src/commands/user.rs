@@ -10,6 +10,7 @@ use skep_server::Error;
 use skep_server::auth::users::{User, UserFile};
 
 use super::{fail, fail_with, say};
+use crate::password::ask_password;
 use crate::style::Palette;
 
 const EXAMPLES: &str = "\
@@ -132,8 +133,8 @@ fn new_password(name: &str) -> io::Result<String> {
         io::stdin().lock().read_line(&mut line)?;
         return Ok(line.trim_end_matches(['\n', '\r']).to_owned());
     }
-    let first = rpassword::prompt_password(format!("password of {name}: "))?;
-    match rpassword::prompt_password("once more: ")? == first {
+    let first = ask_password(&format!("password of {name}: "))?;
+    match ask_password("once more: ")? == first {
         true => Ok(first),
         false => Err(io::Error::other("the two passwords differ")),
     }

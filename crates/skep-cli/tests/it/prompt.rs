@@ -304,6 +304,11 @@ fn a_password_is_asked_for_and_not_shown() {
         command
     };
     let mut terminal = Terminal::start(at_terminal(), home.path(), 80);
+    // Ctrl-S holds back what is written: nothing is asked before the terminal stops showing what is
+    // typed, for somebody may answer at once.
+    terminal.send("\x13");
+    terminal.wait_until_unechoed();
+    terminal.send("\x11");
     terminal.wait_for("password of rita: ");
     terminal.send("rita-secret\r");
     let shown = terminal.wait_for("type .help for commands.");

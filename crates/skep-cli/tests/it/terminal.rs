@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use pty::fs::{Mode, OFlags, open};
 use pty::process::{Pid, Signal, kill_process};
 use pty::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use pty::termios::{Winsize, tcsetwinsize};
+use pty::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
 /// A wait that takes this long has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -94,6 +94,16 @@ impl Terminal {
             let over = written.ended || left.is_zero();
             assert!(!over, "no {text:?} in {:?}", &written.text[self.seen..]);
             written = self.screen.changed.wait_timeout(written, left).unwrap().0;
+        }
+    }
+
+    /// Waits until what is typed is not shown any more.
+    #[track_caller]
+    pub(crate) fn wait_until_unechoed(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while tcgetattr(&self.keyboard).unwrap().local_modes.contains(LocalModes::ECHO) {
+            assert!(Instant::now() < deadline, "the terminal still shows what is typed");
+            std::thread::park_timeout(Duration::from_millis(5));
         }
     }
 
