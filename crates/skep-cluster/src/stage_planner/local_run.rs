@@ -53,7 +53,8 @@ impl LocalRun {
         let config =
             EngineConfig { target_partitions: Some(target_partitions), ..Default::default() };
         let session = Engine::open(config).await.unwrap().session();
-        let options = StageOptions { target_partitions, min_scan_bytes_per_task: 64 * 1024 };
+        let options =
+            StageOptions { target_partitions, min_scan_bytes_per_task: 64 * 1024, slots: None };
         Self { session, tasks: Tasks::AsPlanned, options }
     }
 

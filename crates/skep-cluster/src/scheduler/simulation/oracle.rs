@@ -7,8 +7,8 @@ use super::cached::begun;
 use crate::ids::{Attempt, QueryId, TaskId};
 use crate::membership::WorkerLife;
 use crate::scheduler::{
-    Action, Event, FailureKind, FetchFault, Launch, QueryGraph, ReadPattern, SchedulerConfig, Site,
-    Source, TaskAttempt, TaskFailure,
+    Action, Event, FailureKind, FetchFault, Launch, QueryGraph, SchedulerConfig, Site, Source,
+    TaskAttempt, TaskFailure,
 };
 
 #[derive(Debug, Clone, PartialEq)]
@@ -139,9 +139,9 @@ impl Account {
             let unread = |p| {
                 !self.is_sealed(reader, p) && !self.is_fed(reader, p) && self.is_needed(reader, p)
             };
-            mine.into_iter().any(|input| match input.pattern {
-                ReadPattern::OneToOne => unread(partition),
-                ReadPattern::All => (0..node.task_count).any(unread),
+            mine.into_iter().any(|input| {
+                let reads = |p: &usize| input.pattern.reads(*p).contains(partition);
+                (0..node.task_count).filter(reads).any(unread)
             })
         })
     }
@@ -618,7 +618,7 @@ fn made_of(graph: &QueryGraph, origin: (usize, usize)) -> BTreeSet<(usize, usize
         for input in &node.inputs {
             let producer = input.producer.0 as usize;
             for partition in 0..node.task_count {
-                let reads = |p: usize| input.pattern == ReadPattern::All || p == partition;
+                let reads = |p: usize| input.pattern.reads(partition).contains(p);
                 if found.iter().any(|(stage, p)| *stage == producer && reads(*p)) {
                     found.insert((reader, partition));
                 }
@@ -644,7 +644,7 @@ fn check_sources(account: &Account, launch: &Launch) -> Check {
     for input in &account.graph.stages()[stage].inputs {
         let producer = input.producer.0 as usize;
         let all = 0..account.graph.stages()[producer].task_count;
-        let all = all.filter(|p| input.pattern == ReadPattern::All || *p == partition);
+        let all = all.filter(|p| input.pattern.reads(partition).contains(*p));
         due.extend(all.filter(|p| !account.is_skipped(producer, *p)).map(|p| (producer, p)));
     }
     ensure!(given == due, "{} is given {given:?} of {due:?}", launch.attempt);
