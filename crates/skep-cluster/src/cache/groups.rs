@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn groups_are_even_in_bytes_and_not_too_large() {
         let kept = [at(1, 60 * MB), at(1, 10 * MB), at(1, 20 * MB), at(1, 30 * MB), at(1, 0)];
-        assert_eq!(groups(&kept, &[true; 5], &workers(&[2])), [vec![0], vec![1, 2, 3, 4]]);
+        assert_eq!(groups(&kept, &[true; 5], &workers(&[2])), [vec![0, 4], vec![1, 2, 3]]);
         let nothing = [at(1, 0), at(1, 0), at(1, 0), at(1, 0)];
         assert_eq!(groups(&nothing, &[true; 4], &workers(&[2])), [vec![0, 2], vec![1, 3]]);
         let large: Vec<_> = (0..9).map(|_| at(1, 100 * MB)).collect();

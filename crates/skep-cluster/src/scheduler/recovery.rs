@@ -172,7 +172,11 @@ impl Query {
         Ok(())
     }
 
-    fn check_restart(&mut self, stage: usize, partition: usize) -> Result<(), QueryFailure> {
+    pub(super) fn check_restart(
+        &mut self,
+        stage: usize,
+        partition: usize,
+    ) -> Result<(), QueryFailure> {
         let max_restarts = self.config.max_restarts;
         let task = &mut self.stages[stage].tasks[partition];
         task.restart_count += 1;

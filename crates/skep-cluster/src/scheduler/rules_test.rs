@@ -151,7 +151,8 @@ pub(super) fn failed(actions: &[Action]) -> Option<&QueryFailure> {
 }
 
 fn refused(producer: TaskAttempt, at: Site, fault: FetchFault) -> TaskFailure {
-    TaskFailure::Fetch { producer, site: at, fault, message: "refused".to_owned() }
+    let (also_missing, message) = (Vec::new(), "refused".to_owned());
+    TaskFailure::Fetch { producer, site: at, fault, also_missing, message }
 }
 
 fn worker_fault() -> TaskFailure {

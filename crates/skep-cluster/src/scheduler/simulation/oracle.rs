@@ -159,6 +159,21 @@ impl Account {
         }
     }
 
+    /// Whether a partition of a cached table is not where it was.
+    fn has_lost_cached(&self, failure: &TaskFailure) -> bool {
+        let TaskFailure::Fetch { producer, site, fault: FetchFault::Missing, .. } = failure else {
+            return false;
+        };
+        let is_cached = self.graph.stages()[producer.task.stage.0 as usize].cached.is_some();
+        let known = self.tasks.get(&key(producer.task));
+        let is_there = known.is_some_and(|known| {
+            known.status == Status::Sealed
+                && known.attempt == producer.attempt
+                && known.site == *site
+        });
+        is_cached && is_there
+    }
+
     fn gone(&mut self, id: TaskAttempt) {
         if let Some(known) = self.tasks.get_mut(&key(id.task))
             && known.attempt == id.attempt
@@ -316,9 +331,10 @@ impl Oracle {
 
     fn hear_failure(&mut self, site: Site, attempt: TaskAttempt, failure: &TaskFailure) {
         self.open(attempt.task.query, |account| {
+            let is_nobodys_fault = account.has_lost_cached(failure);
             let Some(known) = account.running(attempt, site) else { return };
             known.status = Status::Gone;
-            known.failure_count += 1;
+            known.failure_count += u32::from(!is_nobodys_fault);
             match failure {
                 TaskFailure::Query { code, .. } => {
                     account.final_failures.push(FailureKind::Query(*code));
@@ -327,8 +343,11 @@ impl Oracle {
                     account.final_failures.push(FailureKind::OutOfMemory);
                 }
                 TaskFailure::Panic { .. } => account.final_failures.push(FailureKind::Panic),
-                TaskFailure::Fetch { producer, fault: FetchFault::Missing, .. } => {
+                TaskFailure::Fetch {
+                    producer, fault: FetchFault::Missing, also_missing, ..
+                } => {
                     account.gone(*producer);
+                    also_missing.iter().for_each(|producer| account.gone(*producer));
                     account.void_readers();
                 }
                 _ => {}
