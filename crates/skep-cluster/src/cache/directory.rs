@@ -71,6 +71,15 @@ struct Size {
     disk_bytes: u64,
 }
 
+/// Where a query finds a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Who keeps the copy that is read.
+    pub life: WorkerLife,
+    /// What it takes. Units: bytes as kept.
+    pub bytes: u64,
+}
+
 /// What a query wants of the tables that it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
@@ -272,6 +281,26 @@ impl CacheDirectory {
         let state = self.state.lock();
         let entry = state.contents.get(&content_of(shape));
         entry.map_or(0, |entry| entry.parts.iter().map(|it| it.copies.len().min(wanted)).sum())
+    }
+
+    /// Returns where a query would find the partitions of a content, among these lives.
+    ///
+    /// Shape: an entry for each partition; `None` for one that must be made.
+    pub fn kept(
+        &self,
+        shape: &CachedShape,
+        is_live: impl Fn(&WorkerLife) -> bool,
+    ) -> Vec<Option<Kept>> {
+        let state = self.state.lock();
+        let Some(entry) = state.contents.get(&content_of(shape)) else {
+            return vec![None; shape.partition_count];
+        };
+        let first = |part: &Part| {
+            // As a query is told: the first copy is the last of the list, which is taken first.
+            let (life, size) = part.copies.iter().find(|(life, _)| is_live(life))?;
+            Some(Kept { life: *life, bytes: size.memory_bytes + size.disk_bytes })
+        };
+        entry.parts.iter().map(first).collect()
     }
 
     /// Returns what is known of all partitions, once all were made.
