@@ -1,8 +1,8 @@
 //! Rows per second of `SELECT *` through Flight SQL, and through a plain arrow-flight server.
 //!
 //! Both are processes of their own, send the same rows over loopback, and are read by the same
-//! client, by turns: once with the rows in a Parquet file, once with them in memory (`CACHE TABLE`
-//! here, plain batches there).
+//! client, by turns: with the rows in a Parquet file, in the memory of the process that answers
+//! (`CACHE TABLE` here, plain batches there), and in that of a worker, which is one process more.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
@@ -116,9 +116,36 @@ async fn skep(client: &mut Client, table: &str) -> Result<Read> {
     fetch(client, endpoint.ticket.context("no ticket")?, begin).await
 }
 
+/// Where skep has the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    File,
+    Coordinator,
+    Worker,
+}
+
+impl Place {
+    fn name(self) -> &'static str {
+        match self {
+            Self::File => "a file",
+            Self::Coordinator => "memory",
+            Self::Worker => "a worker",
+        }
+    }
+
+    /// More for the coordinator's configuration.
+    fn config(self) -> String {
+        match self {
+            // Whatever is small is cached by the coordinator, and read there.
+            Self::Coordinator => format!("[planner]\nsmall_query_bytes = {MEMORY}\n"),
+            Self::File | Self::Worker => String::new(),
+        }
+    }
+}
+
 /// The medians of both sides.
 struct Measurement {
-    place: &'static str,
+    place: Place,
     rows: u64,
     bytes: u64,
     skep: Duration,
@@ -140,15 +167,15 @@ pub(crate) fn run(arguments: &FlightArguments) -> Result<(String, Value)> {
     ensure!(arguments.runs > 0, "--runs must be at least 1");
     let runtime = runtime()?;
     let mut out = io::stdout();
-    writeln!(out, "rows in       rows        MB   skep ms  plain ms   skep rows/s    ratio")?;
+    writeln!(out, "rows in        rows        MB   skep ms  plain ms   skep rows/s    ratio")?;
     let mut places = Vec::new();
-    for in_memory in [false, true] {
-        let measured = runtime.block_on(measure(arguments, in_memory))?;
+    for place in [Place::File, Place::Coordinator, Place::Worker] {
+        let measured = runtime.block_on(measure(arguments, place))?;
         let megabytes = measured.bytes as f64 / 1e6;
         writeln!(
             out,
-            "{:<7} {:>10} {megabytes:>9.0} {:>9.1} {:>9.1} {:>13.0} {:>8.3}",
-            measured.place,
+            "{:<8} {:>10} {megabytes:>9.0} {:>9.1} {:>9.1} {:>13.0} {:>8.3}",
+            measured.place.name(),
             measured.rows,
             milliseconds(measured.skep),
             milliseconds(measured.plain),
@@ -156,7 +183,7 @@ pub(crate) fn run(arguments: &FlightArguments) -> Result<(String, Value)> {
             measured.ratio(),
         )?;
         places.push(json!({
-            "rows_in": measured.place,
+            "rows_in": measured.place.name(),
             "rows": measured.rows,
             "megabytes": megabytes.round(),
             "skep_rows_per_second": measured.rate(measured.skep).round(),
@@ -174,7 +201,7 @@ pub(crate) fn run(arguments: &FlightArguments) -> Result<(String, Value)> {
 }
 
 /// Measures both sides by turns, so that whatever disturbs disturbs both.
-async fn measure(arguments: &FlightArguments, in_memory: bool) -> Result<Measurement> {
+async fn measure(arguments: &FlightArguments, place: Place) -> Result<Measurement> {
     let data_set = DataSet { scale: arguments.scale, ..DataSet::SMALL };
     let file = data_set.file(&data_set.cached()?, Table::LineItem);
     let table = Table::LineItem.name();
@@ -183,12 +210,18 @@ async fn measure(arguments: &FlightArguments, in_memory: bool) -> Result<Measure
         slots: arguments.partitions,
         memory_limit: MEMORY,
         partition_memory_limit: None,
-        config: String::new(),
+        config: place.config(),
     };
     let cluster = Processes::start(&size).await?;
     cluster.create_tables(arguments.scale, &[Table::LineItem]).await?;
+    let in_memory = place != Place::File;
     if in_memory {
         cluster.ask(&format!("CACHE TABLE {table}")).await?;
+        let keeper =
+            format!("SELECT worker FROM system.cached_tables WHERE table_name = '{table}'");
+        let keeper = cluster.ask(&keeper).await?.concat().concat();
+        let is_worker = keeper.starts_with('w');
+        ensure!(is_worker == (place == Place::Worker), "\"{keeper}\" keeps the rows");
     }
     let server = PlainServer::start(&file, arguments, in_memory)?;
     let mut theirs = connect(&server.url).await?;
@@ -214,6 +247,5 @@ async fn measure(arguments: &FlightArguments, in_memory: bool) -> Result<Measure
     skep_times.sort_unstable();
     plain_times.sort_unstable();
     let [skep, plain] = [&skep_times, &plain_times].map(|times| quantile(times, 0.5));
-    let place = if in_memory { "memory" } else { "a file" };
     Ok(Measurement { place, rows, bytes, skep, plain })
 }

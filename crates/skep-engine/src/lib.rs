@@ -37,7 +37,7 @@ pub use cache::{
     CacheHost, CacheLevel, CacheOptions, CacheScanExec, CacheScanParts, CachedInputs, CachedRows,
     CachedShape, CachedSource, ClusterBy, HostedFigures, HostedHold, HostedParts, HostedTable,
     PartitionSummary, RowsWanted, ScanGroups, StoreFailure, as_cached, cache_partition,
-    check_sources, decode_cached,
+    check_files, check_sources, decode_cached, slice_of_files,
 };
 pub use catalog::SystemTables;
 pub use config::EngineConfig;

@@ -336,6 +336,18 @@ async fn nobody_misses_rows_that_were_put_in_before() {
     wait_until_empty(&cluster).await;
 }
 
+/// Queries over a table, of each kind that reads it otherwise.
+const SHAPES: [&str; 8] = [
+    "SELECT count(*) FROM t",
+    "SELECT count(*), min(s) FROM t WHERE a % 3 = 0 AND b > 500000",
+    "SELECT s, a FROM t WHERE a BETWEEN 100 AND 30110 AND s > 'f8' ORDER BY s",
+    "SELECT a FROM t ORDER BY b DESC LIMIT 5",
+    "SELECT count(*), sum(l.b), max(r.s) FROM t AS l JOIN t AS r ON l.a = r.b",
+    "SELECT count(*) FROM t AS l LEFT JOIN t AS r ON l.b = r.a WHERE r.a IS NULL",
+    "SELECT a FROM t WHERE a < 10 UNION ALL SELECT b FROM t WHERE b < 100 ORDER BY a",
+    "SELECT a % 7, count(*), max(s) FROM t WHERE a > 40000 GROUP BY a % 7 ORDER BY 1",
+];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_with_little_room_keep_what_they_can_and_answer_right() {
     let cluster = Cluster::start_with(2, 2, "", Some(512 << 10)).await;
@@ -346,6 +358,10 @@ async fn workers_with_little_room_keep_what_they_can_and_answer_right() {
     rows(&client, "SET datafusion.optimizer.repartition_file_min_size = 1").await.unwrap();
     let query = "SELECT count(*), sum(a), sum(b), max(s), count(DISTINCT s) FROM t";
     let expected = rows(&client, query).await.unwrap();
+    let mut of_files = Vec::new();
+    for query in SHAPES {
+        of_files.push(rows(&client, query).await.unwrap());
+    }
     // In memory alone some is refused, and passes through; offered again later, it is refused again.
     rows(&client, "CACHE TABLE t OPTIONS ('storageLevel' 'MEMORY_ONLY')").await.unwrap();
     for _again in 0..10 {
@@ -353,6 +369,18 @@ async fn workers_with_little_room_keep_what_they_can_and_answer_right() {
     }
     let is_short = "cached_partitions < partitions AND misses > 0 AND disk_bytes = 0";
     assert_eq!(figure(&client, "t", is_short).await, "true");
+    // What is refused is read from its files, and the rest from where it is kept.
+    let plan = rows(&client, &format!("EXPLAIN DISTRIBUTED {query}")).await.unwrap();
+    let plan = plan.concat().join("\n");
+    for part in ["UnionExec", "CacheScanExec: table=t", "DataSourceExec"] {
+        assert!(plan.contains(part), "{plan}");
+    }
+    let short = "EXPLAIN DISTRIBUTED SELECT count(s) FROM t WHERE a < 100 AND b % 3 = 1";
+    let plan = rows(&client, short).await.unwrap().concat().join("\n");
+    assert!(plan.contains("projection=[a, b, s]"), "{plan}");
+    for (query, expected) in SHAPES.iter().zip(of_files) {
+        assert_eq!(at_once(&client, query).await, expected, "{query}");
+    }
     rows(&client, "CLEAR CACHE").await.unwrap();
     // On disk there is room for all of it.
     rows(&client, "CACHE TABLE t").await.unwrap();
@@ -366,6 +394,42 @@ async fn workers_with_little_room_keep_what_they_can_and_answer_right() {
     assert!(!cluster.spill_files().is_empty());
     rows(&client, "CLEAR CACHE").await.unwrap();
     wait_until_empty(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_are_read_in_place_of_refused_rows_must_be_as_they_were() {
+    let cluster = Cluster::start_with(2, 1, "", Some(128 << 10)).await;
+    let client = Client::connect(&cluster.processes.url).await.unwrap();
+    let files = tempfile::tempdir().unwrap();
+    let path = |part: usize| files.path().join(format!("part-{part}.csv"));
+    let text = |part: usize| {
+        let rows = (0..4000).map(|row| format!("{row},{:x}\n", (row * 7919 + part) * 104_729));
+        format!("a,s\n{}", rows.collect::<String>())
+    };
+    for part in 0..6 {
+        std::fs::write(path(part), text(part)).unwrap();
+    }
+    let make = format!(
+        "CREATE EXTERNAL TABLE t (a INT, s VARCHAR) STORED AS CSV LOCATION '{}/' \
+         OPTIONS ('format.has_header' 'true')",
+        files.path().display()
+    );
+    rows(&client, &make).await.unwrap();
+    let query = "SELECT count(*), sum(a), max(s) FROM t";
+    let expected = rows(&client, query).await.unwrap();
+    rows(&client, "CACHE TABLE t OPTIONS ('storageLevel' 'MEMORY_ONLY')").await.unwrap();
+    for _again in 0..3 {
+        assert_eq!(at_once(&client, query).await, expected);
+    }
+    assert_eq!(figure(&client, "t", "cached_partitions < partitions").await, "true");
+    for part in 0..6 {
+        std::fs::write(path(part), text(part + 1) + "1,one\n").unwrap();
+    }
+    let failed = rows(&client, query).await.unwrap_err().to_string();
+    assert!(failed.contains("it has changed since table \"t\" was cached"), "{failed}");
+    rows(&client, "REFRESH TABLE t").await.unwrap();
+    let count = at_once(&client, "SELECT count(*) FROM t").await;
+    assert_eq!(count, [["24006"]]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -57,11 +57,33 @@ struct Entry {
     rebuilt: u64,
 }
 
+/// After a partition was refused for want of room, so many queries read it from its files before it
+/// is offered again; twice as many after each further time, up to the second number: to make it and
+/// not keep it costs several times what reading its files does.
+const USES_UNTIL_RETRY: u32 = 8;
+const MOST_USES_UNTIL_RETRY: u32 = 64;
+
 #[derive(Debug, Default)]
 struct Part {
     /// Known once it was made, whether or not anybody keeps it now.
     summary: Option<Arc<PartitionSummary>>,
     copies: BTreeMap<WorkerLife, Size>,
+    /// Uses until it is offered again, now and the last time that there was no room for it.
+    waits: u32,
+    waited: u32,
+}
+
+impl Part {
+    /// Notes that there was no room for it.
+    fn refuse(&mut self) {
+        let twice = self.waited.saturating_mul(2);
+        self.waited = twice.clamp(USES_UNTIL_RETRY, MOST_USES_UNTIL_RETRY);
+        self.waits = self.waited;
+    }
+
+    fn is_refused(&self) -> bool {
+        self.copies.is_empty() && self.waits > 0
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -158,12 +180,14 @@ impl CacheDirectory {
         let Some(part) = entry.parts.get_mut(report.partition) else { return false };
         if !report.is_kept {
             entry.passed += 1;
+            part.refuse();
             return true;
         }
         // Until it says so again.
         entry.measured.remove(&life);
         let was_made = part.summary.is_some();
         part.summary = summary.or(part.summary.take());
+        (part.waits, part.waited) = (0, 0);
         let CachedReport { memory_bytes, disk_bytes, rows, .. } = *report;
         let size = Size { rows, memory_bytes, disk_bytes };
         let is_again = was_made && part.copies.is_empty();
@@ -301,6 +325,27 @@ impl CacheDirectory {
             Some(Kept { life: *life, bytes: size.memory_bytes + size.disk_bytes })
         };
         entry.parts.iter().map(first).collect()
+    }
+
+    /// Returns the partitions of a content for which there was no room and that are not to be offered
+    /// yet. Shape: ascending.
+    pub fn refused(&self, shape: &CachedShape) -> Vec<usize> {
+        let state = self.state.lock();
+        let Some(entry) = state.contents.get(&content_of(shape)) else { return Vec::new() };
+        let refused = entry.parts.iter().enumerate().filter(|(_, part)| part.is_refused());
+        refused.map(|(partition, _)| partition).collect()
+    }
+
+    /// Takes note that a query reads these partitions from their files.
+    pub fn pass(&self, shape: &CachedShape, partitions: &[usize]) {
+        let mut state = self.state.lock();
+        let Some(entry) = state.contents.get_mut(&content_of(shape)) else { return };
+        entry.passed += partitions.len() as u64;
+        for partition in partitions {
+            if let Some(part) = entry.parts.get_mut(*partition) {
+                part.waits = part.waits.saturating_sub(1);
+            }
+        }
     }
 
     /// Returns what is known of all partitions, once all were made.

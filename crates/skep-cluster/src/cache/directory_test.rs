@@ -186,3 +186,32 @@ fn a_content_of_the_process_before_is_kept_until_it_is_given_up() {
     assert!(directory.give_up(&other.key, other.epoch));
     assert!(!directory.record(life(1), &report("v#3", 0)));
 }
+
+#[test]
+fn what_is_refused_is_offered_again_after_ever_more_uses() {
+    let directory = directory();
+    let table = shape("t#1", 3, false);
+    directory.add(&table);
+    let refused = CachedReport { is_kept: false, ..report("t#1", 1) };
+    assert!(directory.record(life(1), &report("t#1", 0)));
+    for uses in [8, 16, 32, 64, 64] {
+        assert_eq!(directory.refused(&table), [0; 0]);
+        assert!(directory.record(life(1), &refused));
+        for _use in 0..uses {
+            assert_eq!(directory.refused(&table), [1]);
+            directory.pass(&table, &[1]);
+        }
+    }
+    assert_eq!(directory.refused(&table), [0; 0]);
+    assert_eq!(directory.figures(&table).passed, 5 + 8 + 16 + 32 + 64 + 64);
+    // Once it was kept, it begins anew; and while somebody keeps it, it is there.
+    assert!(directory.record(life(1), &report("t#1", 1)));
+    assert!(directory.record(life(2), &refused));
+    assert_eq!(directory.refused(&table), [0; 0]);
+    directory.lose_life(life(1));
+    assert_eq!(directory.refused(&table), [1]);
+    for _use in 0..8 {
+        directory.pass(&table, &[1]);
+    }
+    assert_eq!(directory.refused(&table), [0; 0]);
+}

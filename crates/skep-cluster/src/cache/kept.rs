@@ -108,14 +108,15 @@ impl KeptPartitions {
         self.state.lock().summaries.get(key).cloned()
     }
 
-    /// Returns whether a partition may be offered to the store now, and counts this use.
-    pub(crate) fn is_welcome(&self, key: &CachedKey) -> bool {
+    /// Returns whether a partition may be offered to the store now, and counts this use. Of a narrow
+    /// content it may always: who plans has it made when it is due, and reads its files else.
+    pub(crate) fn is_welcome(&self, key: &CachedKey, is_narrow: bool) -> bool {
         let mut state = self.state.lock();
         if state.ended.contains(&(Arc::clone(&key.table), key.epoch)) {
             return false;
         }
         match state.refusals.get_mut(key) {
-            Some(left) if *left > 0 => {
+            Some(left) if *left > 0 && !is_narrow => {
                 *left -= 1;
                 false
             }

@@ -5,6 +5,7 @@
 //! - [`directory`]: who keeps which partition, and what is known of them.
 //! - [`placement`]: where partitions are made. Pure.
 //! - [`groups`]: which partitions one task reads. Pure.
+//! - [`refused`]: queries over what there is no room for.
 //! - `kept`: what one worker keeps.
 //!
 //! **Invariant:** a content that is kept here gives the same rows whenever and wherever one of its
@@ -14,7 +15,9 @@ pub mod directory;
 pub mod groups;
 pub(crate) mod kept;
 pub mod placement;
+pub mod refused;
 pub mod table;
 
 pub use directory::CacheDirectory;
+pub use refused::AroundRefused;
 pub use table::{ClusterTable, Keeper, TableUse, UseGuard};

@@ -4,6 +4,7 @@
 //! partitions. A query that reads the table has these stages in front of its own: as long as the
 //! partitions are kept none of them runs.
 
+use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use async_trait::async_trait;
 use datafusion::common::internal_datafusion_err;
 use datafusion::error::Result as DfResult;
 use datafusion::execution::TaskContext;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use parking_lot::Mutex;
 use skep_engine::{
@@ -92,6 +94,12 @@ struct UseState {
 #[derive(Debug)]
 pub struct UseGuard(Arc<Uses>);
 
+/// Returns the table that a scan reads, if the workers keep it.
+pub fn cluster_table(scan: &CacheScanExec) -> Option<Arc<ClusterTable>> {
+    let table: Arc<dyn Any + Send + Sync> = Arc::<dyn HostedTable>::clone(scan.hosted_table()?);
+    table.downcast().ok()
+}
+
 impl ClusterTable {
     /// Takes over a content whose plan was cut into these stages, and notes it in the directory.
     pub fn new(
@@ -108,6 +116,30 @@ impl ClusterTable {
             state: Mutex::default(),
         });
         Self { target, copies, stages, context, encoded: Mutex::default(), keeper, uses }
+    }
+
+    /// Returns how messages call it.
+    pub fn name(&self) -> &str {
+        &self.target.shape.name
+    }
+
+    /// Returns what makes its partitions, each with its own number, if that is one stage which reads
+    /// no other table.
+    pub fn files_plan(&self) -> Option<&Arc<dyn ExecutionPlan>> {
+        match self.stages.stages.as_slice() {
+            [stage] if self.target.shape.is_narrow => Some(&stage.plan),
+            _ => None,
+        }
+    }
+
+    /// Returns the partitions for which there was no room and that are not to be offered yet.
+    pub fn refused(&self) -> Vec<usize> {
+        self.keeper.directory().refused(&self.target.shape)
+    }
+
+    /// Takes note that a query reads these partitions from their files.
+    pub fn pass(&self, partitions: &[usize]) {
+        self.keeper.directory().pass(&self.target.shape, partitions);
     }
 
     /// Returns the stages that make it; the last one's outputs are its partitions.
@@ -239,7 +271,7 @@ impl HostedTable for ClusterTable {
                     break;
                 }
                 self.keeper.make(self, copies).await?;
-                if count() <= before {
+                if count() <= before || !self.refused().is_empty() {
                     // There is no room, or no other worker.
                     break;
                 }

@@ -29,6 +29,7 @@ use super::analyze::Analysis;
 use super::driver::{Request, Submission, TaskOperators};
 use super::graph::{place, query_graph};
 use super::result::{Lease, ResultReader};
+use crate::cache::AroundRefused;
 use crate::cache::directory::Purpose;
 use crate::codec;
 use crate::membership::WorkerInfo;
@@ -278,12 +279,17 @@ impl QueryExecutor for ClusterExecutor {
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
         if let Some(analyze) = plan.downcast_ref::<AnalyzeExec>() {
-            let route = self.route(analyze.input(), &context)?;
+            let input = AroundRefused::of(analyze.input())?;
+            input.begin(&context).await?;
+            let route = self.route(&input.plan, &context)?;
             if let Route::Cluster { stages, programs } = route {
                 return self.analyze(plan.schema(), &stages, programs, &context).await;
             }
             return self.run_here(plan, context).await;
         }
+        let around = AroundRefused::of(&plan)?;
+        around.begin(&context).await?;
+        let plan = around.plan;
         match self.route(&plan, &context)? {
             Route::Here(why) => {
                 info!(why, "a query runs on the coordinator");
@@ -303,6 +309,7 @@ impl QueryExecutor for ClusterExecutor {
     ) -> Result<Vec<(String, String)>> {
         let text =
             |plan: &Arc<dyn ExecutionPlan>| displayable(plan.as_ref()).indent(false).to_string();
+        let plan = &AroundRefused::of(plan)?.plan;
         Ok(match self.route(plan, context)? {
             Route::Here(why) => vec![(format!("on the coordinator: {why}"), text(plan))],
             Route::Cluster { stages, .. } => {

@@ -1,6 +1,5 @@
 //! The walk that cuts: from the leaves up, a fragment grows until its rows must move.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -22,7 +21,7 @@ use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMerge
 use datafusion::physical_plan::{
     ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, ReplaceChildrenOptions,
 };
-use skep_engine::{CacheScanExec, HostedTable};
+use skep_engine::CacheScanExec;
 
 use super::joins::{emits_build_rows, partitioned, without_shared_filter};
 use super::reads::is_read_whole;
@@ -31,7 +30,8 @@ use super::scans::{pinned, widened};
 use super::stage::{Place, Stage, StagePlan};
 use super::subqueries::Scope;
 use super::travel::{Home, home_of_leaf, runs_whole, stays};
-use crate::cache::{ClusterTable, TableUse};
+use crate::cache::TableUse;
+use crate::cache::table::cluster_table;
 use crate::exchange::plan::{CachedTarget, Exchange, ExchangeReadExec, Output};
 use crate::ids::StageId;
 use crate::membership::WorkerLife;
@@ -466,12 +466,6 @@ impl<'a> Cutter<'a> {
         self.stages.push(Stage::new(id, plan, output, place));
         Ok(id)
     }
-}
-
-/// Returns the table of a scan, if the workers keep it.
-fn cluster_table(scan: &CacheScanExec) -> Option<Arc<ClusterTable>> {
-    let table: Arc<dyn Any + Send + Sync> = Arc::<dyn HostedTable>::clone(scan.hosted_table()?);
-    table.downcast().ok()
 }
 
 /// Returns a stage as it is in a query in which `offset` others come before all that it knows.

@@ -122,7 +122,7 @@ async fn making(
         return kept_output(&services.kept, &key, &counts, &summary).map(Some);
     }
     check_sources_of(task).await?;
-    if !services.kept.is_welcome(&key) {
+    if !services.kept.is_welcome(&key, target.shape.is_narrow) {
         return Ok(None);
     }
     let CachedKey { table, epoch, partition } = key.clone();

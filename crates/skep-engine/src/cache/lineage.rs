@@ -40,8 +40,13 @@ const CONCURRENCY: usize = 16;
 const MIN_SPLIT_BYTES: usize = 1 << 20;
 
 /// How much of files becomes one partition: what is dropped or lost is made again by the partition,
-/// and so much is read in a fraction of a second.
-const PARTITION_BYTES: u64 = 64 << 20;
+/// and so much is read in a tenth of a second; of a store that is too small, what is left free is less
+/// than one. Tasks read several.
+const PARTITION_BYTES: u64 = 16 << 20;
+/// Of large tables it is more: so much, unless that are fewer partitions than this for each task that
+/// runs at a time. What is known of a partition has its price, too.
+const LARGE_PARTITION_BYTES: u64 = 128 << 20;
+const TURNS: u64 = 64;
 
 /// How a cached table is made.
 #[derive(Debug)]
@@ -127,6 +132,18 @@ pub async fn check_sources(
     table: &str,
 ) -> Result<()> {
     check_all(&sources_of(plan, Some(partition))?, context, table).await
+}
+
+/// Looks whether all files that a plan reads for a cached table are as they were when it was planned.
+///
+/// # Errors
+/// As [`check_sources`].
+pub async fn check_files(
+    plan: &Arc<dyn ExecutionPlan>,
+    context: &TaskContext,
+    table: &str,
+) -> Result<()> {
+    check_all(&sources_of(plan, None)?, context, table).await
 }
 
 async fn check_all(sources: &[Source], context: &TaskContext, table: &str) -> Result<()> {
@@ -262,6 +279,17 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// Returns a run of another plan over this one's.
+    ///
+    /// # Errors
+    /// Those of making that plan.
+    pub(super) fn under(
+        self,
+        above: impl FnOnce(Arc<dyn ExecutionPlan>) -> DfResult<Arc<dyn ExecutionPlan>>,
+    ) -> DfResult<Self> {
+        Ok(Self { plan: above(self.plan)?, context: self.context })
+    }
+
     /// Starts a partition.
     ///
     /// # Errors
@@ -283,7 +311,9 @@ impl Run {
     }
 }
 
-fn file_scan(plan: &Arc<dyn ExecutionPlan>) -> Option<(&DataSourceExec, &FileScanConfig)> {
+pub(super) fn file_scan(
+    plan: &Arc<dyn ExecutionPlan>,
+) -> Option<(&DataSourceExec, &FileScanConfig)> {
     let exec = plan.downcast_ref::<DataSourceExec>()?;
     Some((exec, exec.data_source().downcast_ref::<FileScanConfig>()?))
 }
@@ -347,9 +377,7 @@ pub(super) fn widened(
                     None => file.object_meta.size,
                 })
                 .sum();
-            // In turns of as many as run at once.
-            let turns = bytes.div_ceil(PARTITION_BYTES * target.max(1) as u64).max(1);
-            let count = target.max(1).saturating_mul(turns as usize).min(MAX_PARTITIONS);
+            let count = partition_count(bytes, target);
             if let Some(split) = node.repartitioned(count, &options)? {
                 return Ok(Transformed::yes(split));
             }
@@ -357,6 +385,14 @@ pub(super) fn widened(
         Ok(Transformed::no(node))
     })
     .data()
+}
+
+/// Returns into how many partitions files of so many bytes are cut: turns of as many as run at once.
+fn partition_count(bytes: u64, target: usize) -> usize {
+    let width = target.max(1) as u64;
+    let size = (bytes / (width * TURNS)).clamp(PARTITION_BYTES, LARGE_PARTITION_BYTES);
+    let turns = bytes.div_ceil(size * width).max(1);
+    usize::try_from(turns * width).unwrap_or(MAX_PARTITIONS).min(MAX_PARTITIONS)
 }
 
 /// Binds each partition of a scan to the files that it was given.
@@ -391,4 +427,28 @@ fn is_narrow(plan: &Arc<dyn ExecutionPlan>) -> DfResult<bool> {
         is_repeatable = is_repeatable && is_narrow(child)?;
     }
     Ok(is_repeatable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_cut_into_turns_of_partitions_that_are_small_until_there_are_many() {
+        const MB: u64 = 1 << 20;
+        for (bytes, target, expected) in [
+            (0, 4, 4),
+            (63 * MB, 4, 4),
+            (65 * MB, 4, 8),
+            (1154 * MB, 4, 76),
+            (64 * 16 * 4 * MB, 4, 64 * 4),
+            // 30 MB each, and 128 at most.
+            (64 * 30 * 4 * MB, 4, 64 * 4),
+            (100 * 1024 * MB, 4, 800),
+            (100 * 1024 * MB, 0, 800),
+            (u64::MAX / 2, 4, MAX_PARTITIONS),
+        ] {
+            assert_eq!(partition_count(bytes, target), expected, "{bytes} in {target}");
+        }
+    }
 }

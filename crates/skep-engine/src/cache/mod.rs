@@ -41,6 +41,7 @@ mod provider;
 mod prune;
 mod scan;
 mod select;
+mod slice;
 // What the world sees.
 mod describe;
 mod making;
@@ -59,8 +60,9 @@ pub use hosted::{
     HostedParts, HostedTable, RowsWanted, StoreFailure, as_cached, cache_partition, decode_cached,
 };
 pub use level::{CacheLevel, CacheOptions, ClusterBy};
-pub use lineage::check_sources;
+pub use lineage::{check_files, check_sources};
 pub use scan::{CacheScanExec, CacheScanParts};
+pub use slice::slice_of_files;
 pub(crate) use substitute::{CacheScope, SubstituteCached};
 pub use summary::PartitionSummary;
 pub(crate) use tables::{

@@ -19,8 +19,10 @@ use crate::error::Result;
 pub(super) enum Opened {
     /// From the store, encoded.
     Kept(Box<KeptPartition>),
-    /// From the lineage, as queries see it: there is no room for it.
+    /// From the lineage, with all columns as that makes them: there is no room for it.
     Passing(SendableRecordBatchStream),
+    /// From a lineage whose partitions are made one by one, and which has not run yet.
+    Lineage(Run),
 }
 
 /// What a scan holds on to, so that all its partitions are of one content.
@@ -84,7 +86,8 @@ impl Pin {
                     Some(kept) => Ok(hit(content, kept)),
                     None => {
                         content.lineage.check_sources(&content.name, Some(partition)).await?;
-                        pass(content, &content.lineage.fresh()?, partition)
+                        content.counters.passed.fetch_add(1, Ordering::Relaxed);
+                        Ok(Opened::Lineage(content.lineage.fresh()?))
                     }
                 }
             }
@@ -123,11 +126,19 @@ fn hit(content: &Content, kept: KeptPartition) -> Opened {
 
 fn pass(content: &Content, run: &Run, partition: usize) -> DfResult<Opened> {
     content.counters.passed.fetch_add(1, Ordering::Relaxed);
+    explained(run, partition).map(Opened::Passing)
+}
+
+/// Returns the rows of a partition of a run; what they fail with names the file to blame.
+///
+/// # Errors
+/// What keeps the plan from running.
+pub(super) fn explained(run: &Run, partition: usize) -> DfResult<SendableRecordBatchStream> {
     let rows = run.execute(partition)?;
     let (schema, run) = (rows.schema(), run.clone());
     let rows = rows.or_else(move |error| {
         let run = run.clone();
         async move { Err(DataFusionError::from(run.explain(error).await)) }
     });
-    Ok(Opened::Passing(Box::pin(RecordBatchStreamAdapter::new(schema, rows))))
+    Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
 }

@@ -41,7 +41,7 @@ use super::gather::gathered;
 use super::groups::ScanGroups;
 use super::hosted::{CachedInputs, CachedRows, CachedShape, HostedTable, RowsWanted, StoreFailure};
 use super::known::Known;
-use super::open::{Opened, Pin};
+use super::open::{Opened, Pin, explained};
 use super::prune::wanted;
 use super::select::{Conditions, is_total};
 use super::summary::PartitionSummary;
@@ -215,15 +215,34 @@ impl CacheScanExec {
         matches!(self.properties.output_partitioning(), Partitioning::Hash(_, _))
     }
 
-    /// Returns which partitions may have rows that pass the filter, as far as that was known at
-    /// planning.
+    /// Returns which columns of the table it reads, and what they are.
+    pub(super) fn projected(&self) -> (&[usize], &SchemaRef) {
+        (&self.projection, &self.schema)
+    }
+
+    /// Returns the conditions that it applies to each row.
+    pub(super) fn conditions(&self) -> &Conditions {
+        &self.conditions
+    }
+
+    /// Returns which partitions it reads that may have rows which pass the filter, as far as that was
+    /// known at planning.
     ///
     /// Shape: an entry for each partition of the table.
     pub fn wanted_partitions(&self) -> Vec<bool> {
-        match &self.known {
-            Some(known) => known.wanted_counts.iter().map(|count| *count > 0).collect(),
+        let mut wanted = match &self.groups {
+            Some(_) => vec![false; self.shape.partition_count],
             None => vec![true; self.shape.partition_count],
+        };
+        for partition in self.groups.iter().flat_map(|groups| groups.all().iter().flatten()) {
+            wanted[*partition] = true;
         }
+        if let Some(known) = &self.known {
+            for (wanted, count) in wanted.iter_mut().zip(&known.wanted_counts) {
+                *wanted &= *count > 0;
+            }
+        }
+        wanted
     }
 
     /// Returns a scan whose partition `i` reads the partitions `groups[i]`, one after the other.
@@ -358,6 +377,11 @@ impl CacheScanExec {
                 let KeptPartition { reader, summary } = *kept;
                 let failure: StoreFailure = Arc::new(move |error| content.unreadable(error).into());
                 Ok(self.read(reader, Some(&summary), failure, &counts))
+            }
+            Opened::Lineage(run) => {
+                counts.passing_partitions.add(1);
+                let run = run.under(|plan| self.over_lineage(plan))?;
+                Ok(explained(&run, partition)?.map_ok(Some).boxed())
             }
             Opened::Passing(rows) => {
                 counts.passing_partitions.add(1);
