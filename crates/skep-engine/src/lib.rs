@@ -46,7 +46,7 @@ pub use datafusion::dataframe::DataFrame;
 pub use deadline::Deadline;
 pub use engine::{Engine, EngineParts};
 pub use error::{Error, Position, Result};
-pub use files::{JsonArrayFile, explain_failure};
+pub use files::{JsonArrayFile, explain_failure, planned_bytes};
 pub use listing::TableListing;
 pub use query::{LocalExecutor, QueryExecutor, QueryStream, QueryTag, QueryText, StatementKind};
 pub use runtime::{build_runtime, default_memory_limit};

@@ -19,7 +19,8 @@ use tracing::info;
 
 use super::Shared;
 use super::driver::{Notice, Request, Submission};
-use super::executor::{shown_text, work};
+use super::effort::work;
+use super::executor::shown_text;
 use super::failure::failure_error;
 use super::graph::query_graph;
 use super::result::Lease;

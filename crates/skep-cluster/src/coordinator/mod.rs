@@ -4,6 +4,7 @@
 //!   request, in one queue.
 //! - [`connections`]: the control streams of the workers, seen from here.
 //! - [`members`]: what those streams say, on its way to the driver.
+//! - [`effort`]: whether a query is worth a worker.
 //! - [`executor`]: the engine's [`QueryExecutor`](skep_engine::QueryExecutor) over all this.
 //! - [`system_tables`], [`analyze`], [`monitor`]: what people see of it.
 //! - [`local_queries`]: what runs in this very process, for those who look.
@@ -20,6 +21,7 @@ pub mod analyze;
 mod cached_tables;
 pub mod connections;
 pub mod driver;
+mod effort;
 pub mod executor;
 mod failure;
 pub mod graph;

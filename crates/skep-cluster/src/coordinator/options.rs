@@ -25,8 +25,8 @@ pub struct CoordinatorOptions {
     /// Most bytes of one query's result that wait in the coordinator's memory for a client that is
     /// slower than the query; the rest waits on disk.
     pub result_memory_bytes: usize,
-    /// A query that reads no more than this runs on the coordinator, in one process. Units: bytes in
-    /// the files.
+    /// A query that is worth no more than this runs on the coordinator, in one process. Units: bytes
+    /// in the files, or what counts as much.
     pub small_query_bytes: u64,
     /// How long after its start a coordinator waits for workers that keep cached tables of the one
     /// before it.
