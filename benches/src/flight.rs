@@ -178,13 +178,7 @@ async fn measure(arguments: &FlightArguments, in_memory: bool) -> Result<Measure
     let data_set = DataSet { scale: arguments.scale, ..DataSet::SMALL };
     let file = data_set.file(&data_set.cached()?, Table::LineItem);
     let table = Table::LineItem.name();
-    let size = Size {
-        workers: 1,
-        slots: arguments.partitions,
-        memory_limit: MEMORY,
-        partition_memory_limit: None,
-        config: String::new(),
-    };
+    let size = Size { slots: arguments.partitions, memory_limit: MEMORY, ..Size::default() };
     let cluster = Processes::start(&size).await?;
     cluster.create_tables(arguments.scale, &[Table::LineItem]).await?;
     if in_memory {

@@ -141,5 +141,5 @@ async fn one(arguments: &SchedulingArguments, on_worker: bool) -> Result<Vec<Dur
 
 fn size(arguments: &SchedulingArguments, config: String) -> Size {
     let SchedulingArguments { workers, slots, .. } = *arguments;
-    Size { workers, slots, memory_limit: MEMORY, partition_memory_limit: None, config }
+    Size { workers, slots, memory_limit: MEMORY, config, ..Size::default() }
 }
