@@ -10,6 +10,7 @@
 
 mod access;
 mod cache;
+mod carried;
 mod catalog;
 mod config;
 mod datafusion_error;
@@ -39,6 +40,7 @@ pub use cache::{
     PartitionSummary, RowsWanted, StoreFailure, as_cached, cache_partition, check_sources,
     decode_cached,
 };
+pub use carried::CarriedSession;
 pub use catalog::SystemTables;
 pub use config::EngineConfig;
 pub use datafusion;
