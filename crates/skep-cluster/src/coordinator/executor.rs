@@ -25,6 +25,7 @@ use super::analyze::Analysis;
 use super::driver::{Request, Submission, TaskOperators};
 use super::effort::work;
 use super::graph::{place, query_graph};
+use super::replicas::AWAITED;
 use super::result::{Lease, ResultReader};
 use crate::cache::directory::Purpose;
 use crate::codec;
@@ -154,7 +155,7 @@ impl ClusterExecutor {
         let submission = Submission {
             query,
             graph,
-            settings: QuerySettings { timeout, ..QuerySettings::default() },
+            settings: QuerySettings { timeout, weight: AWAITED },
             programs,
             text: shown_text(context),
             keeps_operators,

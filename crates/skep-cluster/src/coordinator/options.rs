@@ -31,6 +31,8 @@ pub struct CoordinatorOptions {
     /// How long after its start a coordinator waits for workers that keep cached tables of the one
     /// before it.
     pub expect_kept: Duration,
+    /// How long it may take to make the lost copies of a cached table again, waiting included.
+    pub copy_timeout: Duration,
 }
 
 impl Default for CoordinatorOptions {
@@ -46,6 +48,7 @@ impl Default for CoordinatorOptions {
             result_memory_bytes: 32 << 20,
             small_query_bytes: 256 * 1024,
             expect_kept: Duration::from_secs(60),
+            copy_timeout: Duration::from_secs(600),
         }
     }
 }
