@@ -37,8 +37,8 @@ pub use access::{Principal, Role};
 pub use cache::{
     CacheHost, CacheLevel, CacheOptions, CacheScanExec, CacheScanParts, CachedInputs, CachedRows,
     CachedShape, CachedSource, ClusterBy, HostedFigures, HostedHold, HostedParts, HostedTable,
-    PartitionSummary, RowsWanted, StoreFailure, as_cached, cache_partition, check_sources,
-    decode_cached,
+    PartitionSummary, RowsWanted, ScanGroups, StoreFailure, as_cached, cache_partition,
+    check_sources, decode_cached,
 };
 pub use carried::CarriedSession;
 pub use catalog::SystemTables;

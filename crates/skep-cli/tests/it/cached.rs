@@ -132,6 +132,54 @@ async fn a_cached_table_is_spread_over_the_workers_and_read_where_it_lies() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_slot_reads_all_that_its_worker_keeps_in_one_task() {
+    let by_group = "SELECT k, count(*), max(w) FROM facts GROUP BY k";
+    for (workers, slots) in [(4, 1), (2, 2)] {
+        let (cluster, server) = (Cluster::start(workers, slots, "").await, tables());
+        let cached = ["CACHE TABLE facts CLUSTER BY (v) INTO 20 PARTITIONS"];
+        let client = session(&cluster, &server, &cached).await;
+        let count = "cached_partitions || ' ' || partitions";
+        assert_eq!(figure(&client, "facts", count).await, "20 20");
+        let plan = rows(&client, &format!("EXPLAIN DISTRIBUTED {by_group}")).await.unwrap();
+        assert!(format!("{plan:?}").contains("partitions=20 in 4 tasks"), "{plan:?}");
+        let mut expected = embedded_answer(&preamble(&server), by_group).await;
+        hold_facts(&server);
+        for _again in 0..3 {
+            let id = check(&cluster, &client, by_group, &mut expected).await;
+            all_is_local(&cluster, &id, 4).await;
+        }
+        // Where the numbers of partitions mean something each is a task.
+        let plan = rows(&client, "EXPLAIN DISTRIBUTED SELECT v, count(*) FROM facts GROUP BY v");
+        let plan = format!("{:?}", plan.await.unwrap());
+        assert!(plan.contains("partitions=20, ") && !plan.contains("shuffle"), "{plan}");
+        release_facts(&server);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_filter_wants_nothing_of_is_not_made_again() {
+    let (cluster, server) = (Cluster::start(4, 1, "").await, tables());
+    let client = session(&cluster, &server, &["CACHE TABLE facts"]).await;
+    // Of the first file alone.
+    let query = "SELECT k, count(*), sum(v) FROM facts WHERE v < 1500 GROUP BY k";
+    let mut expected = embedded_answer(&preamble(&server), query).await;
+    let id = check(&cluster, &client, query, &mut expected).await;
+    all_is_local(&cluster, &id, 1).await;
+    let readers =
+        format!("SELECT worker FROM system.tasks WHERE query = '{id}' AND locality IS NOT NULL");
+    let keeper = cluster.ask(&readers).await.remove(0).remove(0);
+    let other = ["w1", "w2"].into_iter().find(|worker| *worker != keeper).unwrap();
+    signal(cluster.worker(other).pid, Signal::Kill).unwrap();
+    wait_until_lost(&cluster, other).await;
+    hold_facts(&server);
+    let id = check(&cluster, &client, query, &mut expected).await;
+    all_is_local(&cluster, &id, 1).await;
+    let shown = "cached_partitions || ' ' || rebuilt";
+    assert_eq!(figure(&client, "facts", shown).await, "3 0");
+    release_facts(&server);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_comes_gets_a_share_of_what_is_cached_from_then_on() {
     let (mut cluster, server) = (Cluster::start(2, 1, "").await, tables());
     let client = session(&cluster, &server, &["CACHE TABLE facts"]).await;

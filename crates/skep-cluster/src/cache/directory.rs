@@ -73,6 +73,15 @@ struct Size {
     disk_bytes: u64,
 }
 
+/// Where a query finds a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Who keeps the copy that is read.
+    pub life: WorkerLife,
+    /// What it takes. Units: bytes as kept.
+    pub bytes: u64,
+}
+
 /// What a query wants of the tables that it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
@@ -288,6 +297,26 @@ impl CacheDirectory {
         let Some(entry) = state.contents.get(&content_of(shape)) else { return false };
         let counts = || entry.parts.iter().map(|part| part.copies.len());
         counts().all(|count| count > 0) && counts().any(|count| count < wanted)
+    }
+
+    /// Returns where a query would find the partitions of a content, among these lives.
+    ///
+    /// Shape: an entry for each partition; `None` for one that must be made.
+    pub fn kept(
+        &self,
+        shape: &CachedShape,
+        is_live: impl Fn(&WorkerLife) -> bool,
+    ) -> Vec<Option<Kept>> {
+        let state = self.state.lock();
+        let Some(entry) = state.contents.get(&content_of(shape)) else {
+            return vec![None; shape.partition_count];
+        };
+        let first = |part: &Part| {
+            // As a query is told: the first copy is the last of the list, which is taken first.
+            let (life, size) = part.copies.iter().find(|(life, _)| is_live(life))?;
+            Some(Kept { life: *life, bytes: size.memory_bytes + size.disk_bytes })
+        };
+        entry.parts.iter().map(first).collect()
     }
 
     /// Returns what is known of all partitions, once all were made.

@@ -4,7 +4,7 @@
 //! partitions. A query that reads the table has these stages in front of its own: as long as the
 //! partitions are kept none of them runs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -20,9 +20,11 @@ use skep_engine::{
 use tokio::sync::OwnedMutexGuard;
 
 use super::directory::CacheDirectory;
+use super::groups::groups;
 use crate::codec;
 use crate::exchange::plan::{CachedTarget, Output};
 use crate::ids::{Epoch, StageId};
+use crate::membership::WorkerLife;
 use crate::stage_planner::{Place, Stage, StagePlan, shifted};
 use crate::worker::{EncodedStage, StageProgram};
 
@@ -152,6 +154,7 @@ impl ClusterTable {
             filter: None,
             is_filter: false,
             dynamic_filters: Vec::new(),
+            groups: None,
             batches: None,
         })?;
         let output = Output::Cached(Arc::clone(&self.target));
@@ -193,6 +196,28 @@ impl ClusterTable {
         let mut guards = vec![UseGuard(Arc::clone(&self.uses))];
         guards.extend(self.stages.tables.iter().flat_map(|used| used.table.held()));
         guards
+    }
+
+    /// Returns which of its partitions each task of a scan reads, if the live workers have so many
+    /// slots; `None` if each partition is a task of its own.
+    pub fn groups_of(
+        &self,
+        scan: &CacheScanExec,
+        slots: &BTreeMap<WorkerLife, usize>,
+    ) -> Option<Vec<Vec<usize>>> {
+        let wanted = scan.wanted_partitions();
+        if scan.is_clustered() {
+            // The numbers mean something; but what nobody wants need not be there.
+            let own = |(partition, is_wanted): (usize, &bool)| match is_wanted {
+                true => vec![partition],
+                false => Vec::new(),
+            };
+            let is_any_left_out = wanted.contains(&false);
+            return is_any_left_out.then(|| wanted.iter().enumerate().map(own).collect());
+        }
+        let shape = &self.target.shape;
+        let kept = self.keeper.directory().kept(shape, |life| slots.contains_key(life));
+        Some(groups(&kept, &wanted, slots))
     }
 
     /// Returns what the tasks of its stages run in a query in which they begin at `offset`.

@@ -19,8 +19,16 @@ use crate::store::StorageLevel;
 pub(super) fn encode(scan: &CacheScanExec, encoder: &Encoder) -> Result<CacheScan> {
     let parts = scan.parts();
     let parts = parts.ok_or_else(|| internal_datafusion_err!("a cached table of this process"))?;
-    let CacheScanParts { shape, producer, projection, filter, is_filter, dynamic_filters, batches } =
-        parts;
+    let CacheScanParts {
+        shape,
+        producer,
+        projection,
+        filter,
+        is_filter,
+        dynamic_filters,
+        groups,
+        batches,
+    } = parts;
     Ok(CacheScan {
         table: Some(encode_shape(&shape, StorageLevel::default())?),
         producer,
@@ -32,6 +40,7 @@ pub(super) fn encode(scan: &CacheScanExec, encoder: &Encoder) -> Result<CacheSca
             .collect::<Result<_>>()?,
         batches: batches.map(|(wanted, all)| encode_places(&[wanted, all])),
         is_filter,
+        groups: groups.iter().flatten().map(|group| encode_places(group)).collect(),
     })
 }
 
@@ -52,7 +61,11 @@ pub(super) fn decode(
         Some([wanted, all]) => Some((*wanted, *all)),
         _ => None,
     };
+    // There is no scan without a group.
+    let groups = (!wire.groups.is_empty())
+        .then(|| wire.groups.iter().map(decode_places).collect::<Result<Vec<_>>>());
     Ok(Arc::new(CacheScanExec::from_parts(CacheScanParts {
+        groups: groups.transpose()?,
         dynamic_filters: found.collect::<Result<_>>()?,
         producer: wire.producer,
         shape,

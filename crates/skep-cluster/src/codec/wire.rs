@@ -93,6 +93,9 @@ pub(super) struct CacheScan {
     pub(super) batches: Option<Places>,
     #[prost(bool, tag = "7")]
     pub(super) is_filter: bool,
+    /// Which partitions of the table each of the plan's reads; empty where it is that of its number.
+    #[prost(message, repeated, tag = "8")]
+    pub(super) groups: Vec<Places>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]

@@ -37,7 +37,8 @@ async fn session() -> (Session, TempDir) {
 async fn stages(session: &Session, query: &str) -> StagePlan {
     let (state, plan) = session.sql(query).await.unwrap().into_parts();
     let plan = state.create_physical_plan(&plan).await.unwrap();
-    let options = StageOptions { target_partitions: WIDTH, min_scan_bytes_per_task: 1 << 20 };
+    let options =
+        StageOptions { target_partitions: WIDTH, min_scan_bytes_per_task: 1 << 20, slots: None };
     StagePlanner::new(options).plan(&plan).unwrap()
 }
 

@@ -83,6 +83,8 @@ impl CacheHost for ClusterHost {
         let planner = StagePlanner::new(StageOptions {
             target_partitions: context.session_config().target_partitions(),
             min_scan_bytes_per_task: options.min_scan_bytes_per_task,
+            // What is made of cached tables has the partitions of its plan, whoever keeps those now.
+            slots: None,
         });
         let mut target = CachedTarget { shape, level: level.storage() };
         let mut stages = planner.plan_cached(&plan, Arc::new(target.clone()))?;

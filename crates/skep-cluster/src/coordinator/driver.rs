@@ -326,14 +326,17 @@ impl Driver {
 
     /// Takes note that a worker has not got a partition of a cached table that it was to have.
     fn miss(&self, failure: &TaskFailure) {
-        let TaskFailure::Fetch { producer, site, fault: FetchFault::Missing, .. } = failure else {
+        let TaskFailure::Fetch { producer, site, fault: FetchFault::Missing, also_missing, .. } =
+            failure
+        else {
             return;
         };
-        let task = producer.task;
-        let content = self.running.get(&task.query).and_then(|it| it.cached.get(&task.stage));
-        if let (Some((table, epoch)), Site::Worker(life)) = (content, site) {
-            let (table, partition) = (Arc::clone(table), task.partition);
-            self.cache.lose_copy(*life, &CachedKey { table, epoch: *epoch, partition });
+        for TaskAttempt { task, .. } in std::iter::once(producer).chain(also_missing) {
+            let content = self.running.get(&task.query).and_then(|it| it.cached.get(&task.stage));
+            if let (Some((table, epoch)), Site::Worker(life)) = (content, site) {
+                let (table, partition) = (Arc::clone(table), task.partition);
+                self.cache.lose_copy(*life, &CachedKey { table, epoch: *epoch, partition });
+            }
         }
     }
 

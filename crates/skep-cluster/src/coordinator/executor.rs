@@ -29,6 +29,7 @@ use super::replicas::AWAITED;
 use super::result::{Lease, ResultReader};
 use crate::cache::directory::Purpose;
 use crate::codec;
+use crate::membership::WorkerInfo;
 use crate::scheduler::{QuerySettings, StagePlace};
 use crate::stage_planner::{self, Place, Resume, StageOptions, StagePlan, StagePlanner};
 use crate::worker::StageProgram;
@@ -53,9 +54,13 @@ impl ClusterExecutor {
     }
 
     fn route(&self, plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) -> Result<Route> {
+        let snapshot = Arc::clone(&self.shared.snapshot.borrow());
+        let slots =
+            |worker: &WorkerInfo| (worker.registration.life, worker.registration.slot_count);
         let options = StageOptions {
             target_partitions: context.session_config().target_partitions(),
             min_scan_bytes_per_task: self.shared.options.min_scan_bytes_per_task,
+            slots: Some(snapshot.live().map(slots).collect()),
         };
         let planner = StagePlanner::new(options);
         let stages = planner.plan(plan)?;

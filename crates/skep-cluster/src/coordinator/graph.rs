@@ -91,23 +91,44 @@ fn inputs(stage: &Stage, plan: &StagePlan) -> Vec<StageInput> {
     let mut patterns = BTreeMap::<StageId, ReadPattern>::new();
     for input in &stage.inputs {
         let pattern = pattern(stage, input, plan);
-        let known = patterns.entry(input.producer).or_insert(pattern);
-        if *known != pattern {
-            *known = ReadPattern::All;
-        }
+        let covering = match patterns.remove(&input.producer) {
+            Some(known) => covering(known, pattern, stage.task_count),
+            None => pattern,
+        };
+        patterns.insert(input.producer, covering);
     }
     let input = |(producer, pattern)| StageInput { producer, pattern };
     patterns.into_iter().map(input).collect()
 }
 
+/// Returns the pattern in which each of so many tasks reads what it reads in either.
+fn covering(one: ReadPattern, other: ReadPattern, task_count: usize) -> ReadPattern {
+    match (one, other) {
+        (one, other) if one == other => one,
+        (ReadPattern::All, _) | (_, ReadPattern::All) => ReadPattern::All,
+        (one, other) => {
+            let both = |task| [&one, &other].map(|pattern| pattern.reads(task).of(0)).into_iter();
+            ReadPattern::groups(
+                (0..task_count).map(|task| both(task).flatten().collect()).collect(),
+            )
+        }
+    }
+}
+
 fn pattern(stage: &Stage, input: &stage_planner::StageInput, plan: &StagePlan) -> ReadPattern {
-    let reads_one_producer = matches!(input.exchange, Exchange::Merge | Exchange::Forward);
+    let reads_some = matches!(input.exchange, Exchange::Merge | Exchange::Forward)
+        && input.pattern != Pattern::All;
     let producer_tasks = plan.stage(input.producer).map(|producer| producer.task_count);
     let is_aligned = input.tasks == (0..stage.task_count)
         && input.pattern == Pattern::OneToOne
         && producer_tasks == Some(stage.task_count);
-    match reads_one_producer && is_aligned {
-        true => ReadPattern::OneToOne,
+    match reads_some {
+        true if is_aligned => ReadPattern::OneToOne,
+        true => {
+            let producers = |task| input.parts(task).into_iter().flat_map(|part| part.tasks);
+            let reads = (0..stage.task_count).map(|task| producers(task).collect());
+            ReadPattern::groups(reads.collect())
+        }
         false => ReadPattern::All,
     }
 }

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::action::{QueryFailure, Source};
-use super::event::{Site, TaskOutput};
+use super::event::{FetchFault, Site, TaskAttempt, TaskFailure, TaskOutput};
 use super::graph::StagePlace;
 use super::state::{AttemptRecord, Phase, Query};
 use super::view::AttemptState;
@@ -68,6 +68,32 @@ impl Query {
         true
     }
 
+    /// Returns whether an attempt failed because a partition that is taken to be kept is not. Its keeper
+    /// has let go of it for want of memory: that is nobody's fault, and no reason to go elsewhere.
+    pub(super) fn has_lost_cached(&self, failure: &TaskFailure) -> bool {
+        let TaskFailure::Fetch { producer, site, fault: FetchFault::Missing, .. } = failure else {
+            return false;
+        };
+        self.find(producer.task).is_some_and(|(stage, partition)| {
+            self.stages[stage].node.cached.is_some()
+                && self.is_sealed(stage, partition, producer.attempt, *site)
+        })
+    }
+
+    /// Takes note that an attempt ended because what it reads was lost under it.
+    pub(super) fn start_again(
+        &mut self,
+        id: TaskAttempt,
+        cause: QueryFailure,
+        now: Duration,
+    ) -> Result<(), QueryFailure> {
+        let Some((stage, partition)) = self.find(id.task) else { return Ok(()) };
+        self.close_attempt(id, AttemptState::Failed, Some(cause.message), now);
+        let verdict = self.check_restart(stage, partition);
+        self.set_phase(stage, partition, Phase::Waiting, now);
+        verdict
+    }
+
     /// Forgets the copies of a site that is lost.
     pub(super) fn forget_copies(&mut self, lost: Site) {
         for task in self.stages.iter_mut().flat_map(|stage| &mut stage.tasks) {
@@ -87,14 +113,6 @@ impl Query {
         let mut cached = sources.iter().filter(is_cached).peekable();
         cached.peek()?;
         Some(cached.all(|source| source.site == site))
-    }
-
-    /// Returns how long a ready task of a stage waits for the site that it would like.
-    pub(super) fn locality_wait(&self, stage: usize) -> Duration {
-        match self.stages[stage].is_about_cached {
-            true => self.config.cached_locality_wait,
-            false => self.config.locality_wait,
-        }
     }
 
     /// Returns where a cached partition is to be made.

@@ -13,12 +13,22 @@ const MS: Duration = Duration::from_millis(1);
 /// to one, stage 3 gathers.
 fn graph(parts: Vec<CachedPart>) -> QueryGraph {
     let width = parts.len();
-    let mut cached = node(1, width, &[(0, ReadPattern::All)]);
+    read(parts, width, ReadPattern::OneToOne)
+}
+
+/// The same, of which each task reads a group.
+fn grouped(parts: Vec<CachedPart>, groups: &[&[usize]]) -> QueryGraph {
+    let pattern = ReadPattern::groups(groups.iter().map(|group| group.to_vec()).collect());
+    read(parts, groups.len(), pattern)
+}
+
+fn read(parts: Vec<CachedPart>, task_count: usize, pattern: ReadPattern) -> QueryGraph {
+    let mut cached = node(1, parts.len(), &[(0, ReadPattern::All)]);
     cached.cached = Some(CachedStage { table: "t#1".into(), epoch: Epoch(1), parts });
     let stages = vec![
         node(0, 2, &[]),
         cached,
-        node(2, width, &[(1, ReadPattern::OneToOne)]),
+        node(2, task_count, &[(1, pattern)]),
         node(3, 1, &[(2, ReadPattern::All)]),
     ];
     QueryGraph::new(stages, Replay::Exact).unwrap()
@@ -138,12 +148,36 @@ fn a_reader_waits_for_its_keeper_and_then_reads_from_elsewhere() {
 }
 
 #[test]
+fn the_later_waves_of_a_scan_stay_with_a_keeper_that_works() {
+    let config = SchedulerConfig::default();
+    let wait = config.cached_locality_wait;
+    let mut cluster = Cluster::new(config, &[1, 1]);
+    let keeps_all = vec![kept_at(&[1]), kept_at(&[1]), kept_at(&[1]), kept_at(&[1])];
+    let mut begun = launched(&cluster.submit(1, graph(keeps_all)));
+    for partition in 0..3 {
+        assert_eq!(begun, [(site(1), id(1, 2, partition, 0))]);
+        assert_eq!(launched(&cluster.wait(wait - MS)), []);
+        begun = launched(&cluster.finish(site(1), id(1, 2, partition, 0)));
+    }
+    // Ready for three times as long.
+    assert_eq!(begun, [(site(1), id(1, 2, 3, 0))]);
+    // One that does not go on is waited for no longer than the first was.
+    let mut cluster = Cluster::new(SchedulerConfig::default(), &[1, 1]);
+    cluster.submit(1, graph(vec![kept_at(&[1]), kept_at(&[1]), kept_at(&[1])]));
+    cluster.wait(wait - MS);
+    assert_eq!(launched(&cluster.finish(site(1), id(1, 2, 0, 0))), [(site(1), id(1, 2, 1, 0))]);
+    assert_eq!(launched(&cluster.wait(wait - MS)), []);
+    assert_eq!(launched(&cluster.wait(MS)), [(site(2), id(1, 2, 2, 0))]);
+}
+
+#[test]
 fn a_keeper_that_has_it_no_more_makes_it_again() {
     let mut cluster = Cluster::new(SchedulerConfig::default(), &[1]);
     cluster.submit(1, graph(vec![kept_at(&[1])]));
     let (producer, site) = (id(1, 1, 0, 0), site(1));
     let fault = FetchFault::Missing;
-    let failure = TaskFailure::Fetch { producer, site, fault, message: "gone".to_owned() };
+    let (also_missing, message) = (Vec::new(), "gone".to_owned());
+    let failure = TaskFailure::Fetch { producer, site, fault, also_missing, message };
     let mut begun = launched(&cluster.fail(site, id(1, 2, 0, 0), failure));
     let mut order = Vec::new();
     while let Some((at, attempt)) = begun.pop() {
@@ -180,4 +214,70 @@ fn making_a_table_ends_when_all_of_it_is_kept_and_releases_nothing() {
     assert_eq!(begun[..1], [(site(2), id(3, 0, 0, 0))], "{begun:?}");
     let elsewhere = begun.iter().all(|(at, _)| *at == site(2));
     assert!(elsewhere, "{begun:?}");
+}
+
+#[test]
+fn a_group_is_read_by_one_task_where_it_lies() {
+    let mut cluster = Cluster::new(SchedulerConfig::default(), &[1, 1]);
+    let parts = || vec![kept_at(&[1]), kept_at(&[2]), kept_at(&[1]), kept_at(&[2])];
+    let actions = cluster.submit(1, grouped(parts(), &[&[1, 3], &[0, 2]]));
+    let mut readers = launched(&actions);
+    readers.sort_by_key(|(_, attempt)| attempt.task.partition);
+    assert_eq!(readers, [(site(2), id(1, 2, 0, 0)), (site(1), id(1, 2, 1, 0))]);
+    let read: Vec<_> = sources(&actions, id(1, 2, 0, 0)).iter().map(|it| it.producer).collect();
+    assert_eq!(read, [id(1, 1, 1, 0), id(1, 1, 3, 0)]);
+    let tasks = cluster.scheduler.tasks(crate::ids::QueryId(1));
+    let local: Vec<_> = tasks.iter().filter_map(|task| task.is_local).collect();
+    assert_eq!(local, [true, true]);
+    // One worker has most of a group, and not all.
+    let parts = vec![kept_at(&[1]), kept_at(&[1]), kept_at(&[1]), kept_at(&[2])];
+    let mut cluster = Cluster::new(SchedulerConfig::default(), &[1, 1]);
+    let mixed = launched(&cluster.submit(1, grouped(parts, &[&[0, 1, 2, 3]])));
+    assert_eq!(mixed, [(site(1), id(1, 2, 0, 0))]);
+    let tasks = cluster.scheduler.tasks(crate::ids::QueryId(1));
+    assert_eq!(tasks.iter().filter_map(|task| task.is_local).collect::<Vec<_>>(), [false]);
+}
+
+#[test]
+fn what_is_in_no_group_is_not_made() {
+    let mut cluster = Cluster::new(SchedulerConfig::default(), &[1, 1, 1]);
+    let parts = vec![to_make_at(1), kept_at(&[1]), kept_at(&[2]), kept_at(&[3])];
+    let mut readers = launched(&cluster.submit(1, grouped(parts, &[&[1, 3]])));
+    assert_eq!(readers.len(), 1, "{readers:?}");
+    // Nobody asks for what this one kept.
+    assert_eq!(launched(&cluster.tell(Event::WorkerLeft { life: life(2, 1) })), []);
+    while let Some((at, attempt)) = readers.pop() {
+        assert!(attempt.task.stage.0 >= 2, "{attempt}");
+        readers.extend(launched(&cluster.finish(at, attempt)));
+    }
+    // Of nothing at all there is one task, which reads nothing.
+    let none = cluster.submit(2, grouped(vec![to_make_at(1), to_make_at(3)], &[&[]]));
+    let begun = launched(&none);
+    assert_eq!(begun.iter().map(|(_, attempt)| *attempt).collect::<Vec<_>>(), [id(2, 2, 0, 0)]);
+    assert_eq!(sources(&none, id(2, 2, 0, 0)), []);
+}
+
+#[test]
+fn of_a_group_only_what_is_lost_is_made_again_and_its_reader_waits_for_it() {
+    let mut cluster = Cluster::new(SchedulerConfig::default(), &[1, 1]);
+    let parts = vec![kept_at(&[1]), kept_at(&[2]), kept_at(&[1]), kept_at(&[1])];
+    let begun = launched(&cluster.submit(1, grouped(parts, &[&[0, 1], &[2, 3]])));
+    assert_eq!(begun.len(), 2);
+    let mut making = launched(&cluster.tell(Event::WorkerLeft { life: life(2, 1) }));
+    for (at, attempt) in begun {
+        making.extend(launched(&cluster.finish(at, attempt)));
+    }
+    let mut order = Vec::new();
+    while let Some((at, attempt)) = making.pop() {
+        assert_eq!(at, site(1));
+        order.push((attempt.task.stage.0, attempt.task.partition));
+        if attempt.task.stage.0 < 3 {
+            making.extend(launched(&cluster.finish(at, attempt)));
+        }
+    }
+    order.retain(|(stage, _)| *stage > 0);
+    let lost_with_its_reader: Vec<_> = order.iter().filter(|it| it.0 == 1).collect();
+    assert_eq!(lost_with_its_reader, [&(1, 1)], "{order:?}");
+    assert_eq!(order.last(), Some(&(3, 0)), "{order:?}");
+    assert!(!order.contains(&(2, 1)), "{order:?}");
 }

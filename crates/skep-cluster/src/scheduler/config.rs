@@ -30,8 +30,9 @@ pub struct SchedulerConfig {
     pub quarantine: Duration,
     /// How long a ready task waits for a slot on the worker that holds most of its input.
     pub locality_wait: Duration,
-    /// The same of a task that reads cached tables, or makes a partition of one: reading it from
-    /// elsewhere costs the whole cluster, and a partition in the wrong place every later query.
+    /// The same of a task that reads cached tables, or makes a partition of one, counted from when that
+    /// worker last freed a slot: reading it from elsewhere costs the whole cluster, and a partition in
+    /// the wrong place every later query.
     pub cached_locality_wait: Duration,
     /// Of a task's input bytes, how many percent one worker must hold to be waited for.
     pub locality_share_percent: u64,

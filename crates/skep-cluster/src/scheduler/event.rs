@@ -133,6 +133,9 @@ pub enum TaskFailure {
         site: Site,
         /// How it failed.
         fault: FetchFault,
+        /// What else the task reads and would not have found there: partitions of cached tables that
+        /// the site has let go of.
+        also_missing: Vec<TaskAttempt>,
         /// Its text.
         message: String,
     },

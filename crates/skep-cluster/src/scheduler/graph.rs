@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::event::Site;
+use super::reads::ReadPattern;
 use crate::ids::{Epoch, StageId, WorkerId};
 use crate::store::PartitionKey;
 
@@ -80,21 +81,12 @@ impl CachedStage {
 }
 
 /// One edge of the graph, on its consumer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StageInput {
     /// The stage read from.
     pub producer: StageId,
     /// Which of its tasks a consumer task reads.
     pub pattern: ReadPattern,
-}
-
-/// Which producer tasks a consumer task reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReadPattern {
-    /// Something of every one: hash exchange, gather, broadcast. Always a safe choice.
-    All,
-    /// That with its own partition number only; both stages are equally wide.
-    OneToOne,
 }
 
 /// What a task of a stage leaves behind.
@@ -168,6 +160,14 @@ pub enum GraphError {
         /// What it reads.
         producer: StageId,
     },
+    /// The groups of a consumer do not fit its tasks, or the producer's.
+    #[error("stage {id} reads groups of {producer} that do not fit")]
+    Groups {
+        /// The consumer.
+        id: StageId,
+        /// What it reads.
+        producer: StageId,
+    },
     /// A stage that nobody reads is not the last.
     #[error("stage {id} is read by none")]
     Unread {
@@ -191,13 +191,22 @@ impl QueryGraph {
             if stage.task_count == 0 {
                 return Err(GraphError::NoTask { id });
             }
-            for &StageInput { producer, pattern } in &stage.inputs {
-                let before = &stages[..index];
+            for StageInput { producer, pattern } in &stage.inputs {
+                let (before, producer) = (&stages[..index], *producer);
                 let Some(node) = before.get(producer.0 as usize) else {
                     return Err(GraphError::Backward { id, producer });
                 };
-                if pattern == ReadPattern::OneToOne && node.task_count != stage.task_count {
-                    return Err(GraphError::Width { id, producer });
+                match pattern {
+                    ReadPattern::OneToOne if node.task_count != stage.task_count => {
+                        return Err(GraphError::Width { id, producer });
+                    }
+                    ReadPattern::Groups(groups)
+                        if groups.consumer_count() != stage.task_count
+                            || groups.producer_bound() > node.task_count =>
+                    {
+                        return Err(GraphError::Groups { id, producer });
+                    }
+                    ReadPattern::All | ReadPattern::OneToOne | ReadPattern::Groups(_) => {}
                 }
                 read[producer.0 as usize] = true;
             }
@@ -240,7 +249,10 @@ mod tests {
     use super::*;
 
     fn node(id: u32, task_count: usize, inputs: &[(u32, ReadPattern)]) -> StageNode {
-        let input = |&(producer, pattern)| StageInput { producer: StageId(producer), pattern };
+        let input = |(producer, pattern): &(u32, ReadPattern)| StageInput {
+            producer: StageId(*producer),
+            pattern: pattern.clone(),
+        };
         StageNode {
             id: StageId(id),
             task_count,
@@ -268,6 +280,12 @@ mod tests {
         assert_eq!(check(loops).unwrap(), "stage s0 reads s0, which does not come before it");
         let uneven = vec![node(0, 2, &[]), node(1, 3, &[(0, OneToOne)])];
         assert_eq!(check(uneven).unwrap(), "stage s1 reads s0 one to one and is not as wide");
+        let grouped =
+            |groups| vec![node(0, 2, &[]), node(1, 2, &[(0, ReadPattern::groups(groups))])];
+        assert_eq!(check(grouped(vec![vec![1], vec![]])), None);
+        let unfit = "stage s1 reads groups of s0 that do not fit";
+        assert_eq!(check(grouped(vec![vec![1]])).unwrap(), unfit);
+        assert_eq!(check(grouped(vec![vec![1], vec![2]])).unwrap(), unfit);
         assert_eq!(
             check(vec![node(0, 1, &[]), node(1, 1, &[])]).unwrap(),
             "stage s0 is read by none"

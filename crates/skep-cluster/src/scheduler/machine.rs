@@ -85,8 +85,11 @@ impl Scheduler {
         let patience = patience.map(|since| (since + self.config.no_worker_timeout).max(now));
         let ready = self.queries.values().flat_map(|query| {
             (0..query.stages.len()).flat_map(move |stage| {
-                let firsts = query.stages[stage].ready.values().filter_map(|it| it.first());
-                firsts.map(move |(since, _)| *since + query.locality_wait(stage))
+                let ready = query.stages[stage].ready.iter();
+                ready.filter_map(move |(wish, bucket)| {
+                    let (since, _) = bucket.first()?;
+                    Some(query.overdue_at(stage, *wish, *since, &self.sites))
+                })
             })
         });
         let overdue = ready.filter(|at| *at > now);

@@ -35,6 +35,7 @@ mod fairness;
 mod graph;
 mod machine;
 mod placement;
+mod reads;
 mod recovery;
 mod reports;
 mod rollback;
@@ -58,8 +59,9 @@ pub use event::{
     Site, TaskAttempt, TaskFailure, TaskOutput,
 };
 pub use graph::{
-    CachedCopy, CachedPart, CachedStage, GraphError, OutputKind, QueryGraph, ReadPattern, Replay,
-    StageInput, StageNode, StagePlace,
+    CachedCopy, CachedPart, CachedStage, GraphError, OutputKind, QueryGraph, Replay, StageInput,
+    StageNode, StagePlace,
 };
 pub use machine::Scheduler;
+pub use reads::{ReadPattern, TaskGroups, TaskSet};
 pub use view::{AttemptState, QueryState, QueryView, StageView, TaskView, WorkerView};

@@ -1,7 +1,9 @@
 //! Where the next task of a query runs, and what each site has to offer.
 //!
 //! A task goes to the worker that holds the most of its input. If one worker holds so much that it
-//! is worth waiting for, the task waits for a slot there, for a bounded time; then any slot will do.
+//! is worth waiting for, the task waits for a slot there, for a bounded time; then any slot will do. A
+//! reader of cached tables waits as long as its keeper frees slots in such times: the later tasks of
+//! a scan would else leave a worker that is at work on the earlier ones.
 //! Leaves, which hold nothing anywhere, are spread evenly. A worker where the task failed before is
 //! taken last.
 
@@ -21,6 +23,8 @@ pub(super) struct SiteState {
     pub(super) is_connected: bool,
     /// Attempts launched there that have not said their last word.
     pub(super) occupied: BTreeSet<TaskAttempt>,
+    /// When one of them last said it.
+    pub(super) last_freed: Duration,
     pub(super) plans: BTreeSet<(QueryId, StageId)>,
     /// Queries of which it may hold anything.
     pub(super) queries: BTreeSet<QueryId>,
@@ -52,6 +56,10 @@ pub(super) struct Choice {
 impl Sites {
     pub(super) fn has_free_slot(&self, site: Site) -> bool {
         self.states.get(&site).is_some_and(|state| state.free_count() > 0)
+    }
+
+    fn last_freed(&self, site: Site) -> Duration {
+        self.states.get(&site).map_or(Duration::ZERO, |state| state.last_freed)
     }
 
     pub(super) fn has_any_free_slot(&self) -> bool {
@@ -172,7 +180,7 @@ impl Query {
         let others = buckets.iter().filter(|(wish, _)| !is_local(wish));
         for (wish, bucket) in local.chain(others) {
             for &(since, partition) in bucket {
-                let is_overdue = now >= since + self.locality_wait(stage);
+                let is_overdue = now >= self.overdue_at(stage, *wish, since, sites);
                 let found = self.choose_site(stage, partition, workers, is_overdue);
                 if let Some(site) = found {
                     return Some(Choice { stage, partition, site });
@@ -184,6 +192,23 @@ impl Query {
             }
         }
         None
+    }
+
+    /// Returns when a task that is ready since then has waited enough for the site that it would like.
+    pub(super) fn overdue_at(
+        &self,
+        stage: usize,
+        wish: Option<Site>,
+        since: Duration,
+        sites: &Sites,
+    ) -> Duration {
+        match (wish, self.stages[stage].is_about_cached) {
+            (Some(keeper), true) => {
+                since.max(sites.last_freed(keeper)) + self.config.cached_locality_wait
+            }
+            (None, true) => since + self.config.cached_locality_wait,
+            (_, false) => since + self.config.locality_wait,
+        }
     }
 
     fn choose_site(

@@ -21,7 +21,8 @@ use std::time::Duration;
 
 use super::action::{Action, FailureKind, QueryFailure};
 use super::event::{FetchFault, Site, TaskAttempt};
-use super::graph::{ReadPattern, Replay};
+use super::graph::Replay;
+use super::reads::TaskSet;
 use super::state::{Phase, Query};
 use super::view::AttemptState;
 
@@ -171,7 +172,11 @@ impl Query {
         Ok(())
     }
 
-    fn check_restart(&mut self, stage: usize, partition: usize) -> Result<(), QueryFailure> {
+    pub(super) fn check_restart(
+        &mut self,
+        stage: usize,
+        partition: usize,
+    ) -> Result<(), QueryFailure> {
         let max_restarts = self.config.max_restarts;
         let task = &mut self.stages[stage].tasks[partition];
         task.restart_count += 1;
@@ -195,10 +200,17 @@ impl Query {
     /// Releases what a task has read that no other task reads.
     pub(super) fn release_one_to_one(&mut self, stage: usize, partition: usize, now: Duration) {
         for index in 0..self.stages[stage].node.inputs.len() {
-            let input = self.stages[stage].node.inputs[index];
+            let input = self.stages[stage].node.inputs[index].clone();
             let producer = input.producer.0 as usize;
-            if input.pattern == ReadPattern::OneToOne && !self.is_kept(producer, partition) {
-                self.release(producer, partition, now);
+            let read = match input.pattern.reads(partition) {
+                // It is let go of with the last reader of all.
+                TaskSet::All => continue,
+                tasks => tasks.of(self.stages[producer].tasks.len()),
+            };
+            for task in read {
+                if !self.is_kept(producer, task) {
+                    self.release(producer, task, now);
+                }
             }
         }
     }
@@ -245,9 +257,12 @@ impl Needs<'_> {
         }
         let Some(next) = generations.checked_sub(1) else { return false };
         let readers = &self.query.stages[stage].readers;
-        readers.iter().any(|&(reader, pattern)| match pattern {
-            ReadPattern::OneToOne => self.task(reader, partition, next),
-            ReadPattern::All => self.any_task(reader, next),
+        readers.iter().any(|(reader, pattern)| match pattern.readers(partition) {
+            TaskSet::All => self.any_task(*reader, next),
+            tasks => {
+                let count = self.query.stages[*reader].tasks.len();
+                tasks.of(count).any(|task| self.task(*reader, task, next))
+            }
         })
     }
 

@@ -51,12 +51,17 @@ impl Scheduler {
                 query.close_attempt(id, AttemptState::Failed, Some(cause.message.clone()), now);
                 return Err(cause);
             }
-            query.retry(id, site, cause, now)?;
+            match query.has_lost_cached(&failure) {
+                true => query.start_again(id, cause, now)?,
+                false => query.retry(id, site, cause, now)?,
+            }
             // Something of what it had read may have been lost since, and was not made again.
             query.repair(now)
         });
-        if let TaskFailure::Fetch { producer, site, fault, .. } = failure {
-            self.fetch_failed(producer, site, fault, now);
+        if let TaskFailure::Fetch { producer, site, fault, also_missing, .. } = failure {
+            for producer in std::iter::once(producer).chain(also_missing) {
+                self.fetch_failed(producer, site, fault, now);
+            }
         }
     }
 
@@ -87,7 +92,8 @@ impl Scheduler {
         if let (Site::Worker(life), FetchFault::Refused) = (site, fault) {
             self.refused(life, now);
         }
-        let failure = TaskFailure::Fetch { producer: result, site, fault, message };
+        let also_missing = Vec::new();
+        let failure = TaskFailure::Fetch { producer: result, site, fault, also_missing, message };
         let cause = Query::fault(&failure, result, site);
         self.change(result.task.query, now, |query| {
             query.miss_result(result, site, (fault, cause), now)
@@ -127,7 +133,11 @@ impl Scheduler {
         if let Site::Worker(life) = site {
             self.membership.heard(life, None, now);
         }
-        state.occupied.remove(&id)
+        let is_freed = state.occupied.remove(&id);
+        if is_freed {
+            state.last_freed = now;
+        }
+        is_freed
     }
 
     fn is_current(&self, site: Site, id: TaskAttempt) -> bool {

@@ -20,7 +20,7 @@
 use std::time::Duration;
 
 use super::action::{Action, QueryFailure};
-use super::graph::ReadPattern;
+use super::reads::TaskSet;
 use super::state::{Phase, Query};
 use super::view::AttemptState;
 use crate::ids::Attempt;
@@ -69,11 +69,15 @@ impl Query {
             if tasks.is_empty() {
                 continue;
             }
-            for &(reader, pattern) in &self.stages[stage].readers {
-                match pattern {
-                    ReadPattern::All => is_tainted[reader].fill(true),
-                    ReadPattern::OneToOne => {
-                        tasks.iter().for_each(|p| is_tainted[reader][*p] = true);
+            for (reader, pattern) in &self.stages[stage].readers {
+                let is_tainted = &mut is_tainted[*reader];
+                for task in &tasks {
+                    match pattern.readers(*task) {
+                        TaskSet::All => {
+                            is_tainted.fill(true);
+                            break;
+                        }
+                        some => some.of(is_tainted.len()).for_each(|it| is_tainted[it] = true),
                     }
                 }
             }

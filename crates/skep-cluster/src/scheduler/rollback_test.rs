@@ -72,6 +72,7 @@ fn dice_that_all_have_read_stay_cast() {
         producer: id(1, 1, 1, 0),
         site: site(2),
         fault: FetchFault::Missing,
+        also_missing: Vec::new(),
         message: String::new(),
     };
     let actions = cluster.fail(at, reader, failure);

@@ -30,7 +30,10 @@ pub(super) fn id(query: u64, stage: u32, partition: usize, attempt: u32) -> Task
 }
 
 pub(super) fn node(id: u32, task_count: usize, inputs: &[(u32, ReadPattern)]) -> StageNode {
-    let input = |&(producer, pattern)| StageInput { producer: StageId(producer), pattern };
+    let input = |(producer, pattern): &(u32, ReadPattern)| StageInput {
+        producer: StageId(*producer),
+        pattern: pattern.clone(),
+    };
     StageNode {
         id: StageId(id),
         task_count,
@@ -148,7 +151,8 @@ pub(super) fn failed(actions: &[Action]) -> Option<&QueryFailure> {
 }
 
 fn refused(producer: TaskAttempt, at: Site, fault: FetchFault) -> TaskFailure {
-    TaskFailure::Fetch { producer, site: at, fault, message: "refused".to_owned() }
+    let (also_missing, message) = (Vec::new(), "refused".to_owned());
+    TaskFailure::Fetch { producer, site: at, fault, also_missing, message }
 }
 
 fn worker_fault() -> TaskFailure {

@@ -10,9 +10,8 @@ use std::time::Duration;
 use super::action::{Action, Launch, QueryFailure, Source};
 use super::config::{QuerySettings, SchedulerConfig};
 use super::event::{Site, TaskAttempt, TaskFailure, TaskOutput};
-use super::graph::{
-    CachedCopy, OutputKind, QueryGraph, ReadPattern, Replay, StageInput, StageNode,
-};
+use super::graph::{CachedCopy, OutputKind, QueryGraph, Replay, StageInput, StageNode};
+use super::reads::{ReadPattern, TaskSet};
 use super::view::AttemptState;
 use crate::ids::{Attempt, QueryId, StageId, TaskId, WorkerId};
 
@@ -299,12 +298,15 @@ impl Query {
         let missing_count = self.stages[stage].missing_count;
         let is_available = self.phase(stage, partition).is_available();
         for index in 0..self.stages[stage].readers.len() {
-            let (reader, pattern) = self.stages[stage].readers[index];
-            match pattern {
-                ReadPattern::OneToOne => self.refresh_task(reader, partition, now),
-                ReadPattern::All if is_available && missing_count > 0 => {}
-                ReadPattern::All if !is_available && missing_count > 1 => {}
-                ReadPattern::All => self.refresh_stage(reader, now),
+            let (reader, pattern) = self.stages[stage].readers[index].clone();
+            match pattern.readers(partition) {
+                TaskSet::All if is_available && missing_count > 0 => {}
+                TaskSet::All if !is_available && missing_count > 1 => {}
+                tasks => {
+                    for task in tasks.of(self.stages[reader].tasks.len()) {
+                        self.refresh_task(reader, task, now);
+                    }
+                }
             }
         }
     }
@@ -341,9 +343,13 @@ impl Query {
     pub(super) fn are_inputs_available(&self, stage: usize, partition: usize) -> bool {
         self.stages[stage].node.inputs.iter().all(|input| {
             let producer = &self.stages[input.producer.0 as usize];
-            match input.pattern {
-                ReadPattern::All => producer.missing_count == 0,
-                ReadPattern::OneToOne => producer.tasks[partition].phase.is_available(),
+            match input.pattern.reads(partition) {
+                TaskSet::All => producer.missing_count == 0,
+                // From the last one: they mostly become available in their order.
+                tasks => {
+                    let mut tasks = tasks.of(producer.tasks.len()).rev();
+                    tasks.all(|task| producer.tasks[task].phase.is_available())
+                }
             }
         })
     }
@@ -353,9 +359,14 @@ impl Query {
         if stage == self.result_stage() {
             return !self.results[partition].is_fetched;
         }
-        self.stages[stage].readers.iter().any(|&(reader, pattern)| match pattern {
-            ReadPattern::All => self.stages[reader].unfinished_count > 0,
-            ReadPattern::OneToOne => self.phase(reader, partition).is_unfinished(),
+        self.stages[stage].readers.iter().any(|(reader, pattern)| {
+            let (reader, state) = (*reader, &self.stages[*reader]);
+            match pattern.readers(partition) {
+                TaskSet::All => state.unfinished_count > 0,
+                tasks => {
+                    tasks.of(state.tasks.len()).any(|task| self.phase(reader, task).is_unfinished())
+                }
+            }
         })
     }
 
@@ -365,9 +376,14 @@ impl Query {
         if stage == self.result_stage() {
             return !self.results[partition].is_fetched;
         }
-        self.stages[stage].readers.iter().any(|&(reader, pattern)| match pattern {
-            ReadPattern::All => self.stages[reader].reading_count > 0,
-            ReadPattern::OneToOne => self.phase(reader, partition).is_reading(),
+        self.stages[stage].readers.iter().any(|(reader, pattern)| {
+            let (reader, state) = (*reader, &self.stages[*reader]);
+            match pattern.readers(partition) {
+                TaskSet::All => state.reading_count > 0,
+                tasks => {
+                    tasks.of(state.tasks.len()).any(|task| self.phase(reader, task).is_reading())
+                }
+            }
         })
     }
 
@@ -386,17 +402,13 @@ impl Query {
         for input in &self.stages[stage].node.inputs {
             let index = input.producer.0 as usize;
             let producer = &self.stages[index];
-            let range = match input.pattern {
-                ReadPattern::All => 0..producer.tasks.len(),
-                ReadPattern::OneToOne => partition..partition + 1,
-            };
             let width = self.stages[stage].tasks.len();
-            for p in range {
+            for p in input.pattern.reads(partition).of(producer.tasks.len()) {
                 let Phase::Sealed { attempt, site, bytes } = &producer.tasks[p].phase else {
                     continue;
                 };
                 let bytes =
-                    wanted_bytes(producer.node.output, bytes, input.pattern, partition, width);
+                    wanted_bytes(producer.node.output, bytes, &input.pattern, partition, width);
                 let producer = self.attempt_id(index, p, *attempt);
                 sources.push(Source { producer, site: *site, bytes });
             }
@@ -410,16 +422,18 @@ impl Query {
         let width = self.stages[stage].tasks.len();
         for input in &self.stages[stage].node.inputs {
             let producer = &self.stages[input.producer.0 as usize];
-            match input.pattern {
-                ReadPattern::All => {
+            match input.pattern.reads(partition) {
+                TaskSet::All => {
                     for (site, bytes) in &producer.held {
                         let wanted = bytes.wanted(producer.node.output, partition, width);
                         *held.entry(*site).or_default() += wanted;
                     }
                 }
-                ReadPattern::OneToOne => {
-                    if let Phase::Sealed { site, bytes, .. } = &producer.tasks[partition].phase {
-                        *held.entry(*site).or_default() += bytes.iter().sum::<u64>();
+                tasks => {
+                    for task in tasks.of(producer.tasks.len()) {
+                        if let Phase::Sealed { site, bytes, .. } = &producer.tasks[task].phase {
+                            *held.entry(*site).or_default() += bytes.iter().sum::<u64>();
+                        }
                     }
                 }
             }
@@ -649,7 +663,7 @@ impl Stage {
         let mut readers = Vec::new();
         for (index, reader) in graph.stages().iter().enumerate() {
             let inputs = reader.inputs.iter().filter(|input| input.producer == node.id);
-            readers.extend(inputs.map(|input| (index, input.pattern)));
+            readers.extend(inputs.map(|input| (index, input.pattern.clone())));
         }
         let is_cached = |input: &StageInput| {
             graph.stages().get(input.producer.0 as usize).is_some_and(|it| it.cached.is_some())
@@ -721,7 +735,7 @@ fn sealed_bytes(phase: &Phase) -> u64 {
 fn wanted_bytes(
     output: OutputKind,
     bytes: &[u64],
-    pattern: ReadPattern,
+    pattern: &ReadPattern,
     partition: usize,
     width: usize,
 ) -> u64 {

@@ -1,6 +1,7 @@
 //! The walk that cuts: from the leaves up, a fragment grows until its rows must move.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::common::config::ConfigOptions;
@@ -33,6 +34,7 @@ use super::travel::{Home, home_of_leaf, runs_whole, stays};
 use crate::cache::{ClusterTable, TableUse};
 use crate::exchange::plan::{CachedTarget, Exchange, ExchangeReadExec, Output};
 use crate::ids::StageId;
+use crate::membership::WorkerLife;
 
 /// What the planner is told about the cluster.
 #[derive(Debug, Clone)]
@@ -41,12 +43,15 @@ pub struct StageOptions {
     pub target_partitions: usize,
     /// Bytes of files below which a scan is not split further. Units: bytes in the files.
     pub min_scan_bytes_per_task: u64,
+    /// How many tasks each live worker runs at a time, if scans of cached tables shall have a task
+    /// for each slot rather than for each partition.
+    pub slots: Option<BTreeMap<WorkerLife, usize>>,
 }
 
 impl StageOptions {
     /// Returns the options for a cluster of this width.
     pub fn for_width(target_partitions: usize) -> Self {
-        Self { target_partitions, min_scan_bytes_per_task: 1024 * 1024 }
+        Self { target_partitions, min_scan_bytes_per_task: 1024 * 1024, slots: None }
     }
 }
 
@@ -149,7 +154,7 @@ impl<'a> Cutter<'a> {
     }
 
     /// Puts the stages that make a cached table before those that read it, once.
-    fn table_of(&mut self, scan: &CacheScanExec) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+    fn table_of(&mut self, scan: &CacheScanExec) -> Result<Option<CacheScanExec>> {
         let Some(table) = cluster_table(scan) else { return Ok(None) };
         let known = self.tables.iter().find(|known| Arc::ptr_eq(&known.table, &table));
         let offset = match known {
@@ -166,13 +171,26 @@ impl<'a> Cutter<'a> {
         let last = offset + table.stages().stages.len() - 1;
         let producer = u32::try_from(last);
         let producer = producer.map_err(|_error| internal_datafusion_err!("too many stages"))?;
-        Ok(Some(Arc::new(scan.of_producer(producer))))
+        Ok(Some(scan.of_producer(producer)))
+    }
+
+    /// Has each task read as much of a cached table as is good for one.
+    fn grouped(&self, scan: CacheScanExec) -> Result<CacheScanExec> {
+        let (Some(slots), Some(table)) = (&self.options.slots, cluster_table(&scan)) else {
+            return Ok(scan);
+        };
+        match table.groups_of(&scan, slots) {
+            Some(groups) => scan.in_groups(groups),
+            None => Ok(scan),
+        }
     }
 
     fn cut(&mut self, plan: &Arc<dyn ExecutionPlan>) -> Result<Fragment> {
         if let Some(scan) = plan.downcast_ref::<CacheScanExec>()
-            && let Some(plan) = self.table_of(scan)?
+            && let Some(scan) = self.table_of(scan)?
         {
+            // Whatever stands above is put together anew, over as many partitions as there are then.
+            let plan = Arc::new(self.grouped(scan)?);
             return Ok(Fragment { plan, home: Home::Workers });
         }
         if plan.children().is_empty() {
@@ -214,6 +232,7 @@ impl<'a> Cutter<'a> {
                 Some(scan) => self.table_of(scan)?,
                 None => None,
             };
+            let bound = bound.map(|scan| Arc::new(scan) as Arc<dyn ExecutionPlan>);
             Ok(bound.map_or_else(|| Transformed::no(node), Transformed::yes))
         });
         let plan = &plan.data()?;

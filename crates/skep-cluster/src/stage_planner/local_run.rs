@@ -18,7 +18,10 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::metrics::Time;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::TryStreamExt;
-use skep_engine::{Engine, EngineConfig, Session, TaskSettings};
+use skep_engine::{
+    CachedInputs, CachedRows, CachedSource, Engine, EngineConfig, RowsWanted, Session,
+    TaskSettings, as_cached,
+};
 
 use super::{Place, StageOptions, StagePlan, StagePlanner, TaskPlan};
 use crate::codec::stage::write;
@@ -53,7 +56,12 @@ impl LocalRun {
         let config =
             EngineConfig { target_partitions: Some(target_partitions), ..Default::default() };
         let session = Engine::open(config).await.unwrap().session();
-        let options = StageOptions { target_partitions, min_scan_bytes_per_task: 64 * 1024 };
+        let options =
+            StageOptions { target_partitions, min_scan_bytes_per_task: 64 * 1024, slots: None };
+        Self::over(session, options)
+    }
+
+    pub(crate) fn over(session: Session, options: StageOptions) -> Self {
         Self { session, tasks: Tasks::AsPlanned, options }
     }
 
@@ -137,7 +145,9 @@ impl LocalRun {
         };
         let DecodedStage { plan, output, task_count, .. } = decoded;
         let config = context.session_config().clone();
+        let cached = CachedInputs(Arc::clone(&source) as _);
         let config = config.with_extension(Arc::new(TaskInputs(source)));
+        let config = config.with_extension(Arc::new(cached));
         let context = context.with_session_config(config);
         let mut outputs = vec![Vec::new(); output.partition_count()];
         let mut partitioner = output.partitioner(task, task_count, Time::new())?;
@@ -178,6 +188,37 @@ struct KeptForTask {
     allowed: Vec<ExchangePart>,
 }
 
+impl KeptForTask {
+    fn check(&self, part: &ExchangePart) -> Result<()> {
+        let ExchangePart { producer, tasks, output, .. } = part;
+        let is_announced = self.allowed.iter().any(|known| {
+            known.producer == *producer
+                && known.output == *output
+                && known.tasks.start <= tasks.start
+                && tasks.end <= known.tasks.end
+        });
+        let unknown =
+            || internal_datafusion_err!("{producer} {tasks:?} {output} was not announced");
+        is_announced.then_some(()).ok_or_else(unknown)
+    }
+}
+
+impl CachedSource for KeptForTask {
+    fn open(&self, wanted: RowsWanted<'_>, _: &TaskContext) -> Result<CachedRows> {
+        let RowsWanted { shape, producer, partition, projection, schema } = wanted;
+        let producer = StageId(producer);
+        let tasks = partition..partition + 1;
+        self.check(&ExchangePart { producer, tasks, output: 0, is_for_all: false })?;
+        let batches = self.kept.batches.get(&(producer, partition, 0));
+        let missing = || internal_datafusion_err!("{producer}.{partition} is not there");
+        let projected =
+            |batch: &RecordBatch| Ok(as_cached(batch.clone(), &shape.schema)?.project(projection)?);
+        let rows: Vec<_> = batches.ok_or_else(missing)?.iter().map(projected).collect();
+        let rows = RecordBatchStreamAdapter::new(Arc::clone(schema), futures::stream::iter(rows));
+        Ok(CachedRows::Plain(Box::pin(rows)))
+    }
+}
+
 impl ExchangeSource for KeptForTask {
     fn open(
         &self,
@@ -185,17 +226,8 @@ impl ExchangeSource for KeptForTask {
         _: SchemaRef,
         _: &TaskContext,
     ) -> Result<SendableRecordBatchStream> {
+        self.check(&part)?;
         let ExchangePart { producer, tasks, output, .. } = part;
-        let is_announced = self.allowed.iter().any(|known| {
-            known.producer == producer
-                && known.output == output
-                && known.tasks.start <= tasks.start
-                && tasks.end <= known.tasks.end
-        });
-        let unknown =
-            || internal_datafusion_err!("{producer} {tasks:?} {output} was not announced");
-        let announced = is_announced.then_some(()).ok_or_else(unknown);
-        announced?;
         let mut queues = Vec::new();
         for task in tasks.clone().rev() {
             let batches = self.kept.batches.get(&(producer, task, output));

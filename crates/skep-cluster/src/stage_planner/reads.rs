@@ -23,7 +23,7 @@ use crate::ids::StageId;
 pub fn inputs(plan: &Arc<dyn ExecutionPlan>) -> Vec<StageInput> {
     let mut found = Vec::new();
     let tasks = 0..plan.output_partitioning().partition_count();
-    walk(plan, tasks, Pattern::OneToOne, &mut found);
+    walk(plan, tasks, false, &mut found);
     found
 }
 
@@ -44,7 +44,7 @@ pub(super) fn is_read_whole(plan: &dyn ExecutionPlan, child_idx: usize) -> bool 
 fn walk(
     plan: &Arc<dyn ExecutionPlan>,
     tasks: Range<usize>,
-    pattern: Pattern,
+    reads_all: bool,
     found: &mut Vec<StageInput>,
 ) {
     if let Some(read) = plan.downcast_ref::<ExchangeReadExec>() {
@@ -54,14 +54,23 @@ fn walk(
             exchange: read.exchange().clone(),
             partitions: read.properties().output_partitioning().partition_count(),
             tasks,
-            pattern,
+            pattern: if reads_all { Pattern::All } else { Pattern::OneToOne },
         });
         return;
     }
     if let Some(scan) = plan.downcast_ref::<CacheScanExec>()
         && let Some(producer) = scan.producer()
     {
-        let partitions = scan.properties().output_partitioning().partition_count();
+        let partitions = scan.shape().partition_count;
+        let pattern = match (scan.groups(), reads_all) {
+            (Some(groups), false) => Pattern::Groups(groups.all().into()),
+            (Some(groups), true) => {
+                let all: Vec<usize> = groups.all().iter().flatten().copied().collect();
+                Pattern::Groups(vec![all; tasks.len()].into())
+            }
+            (None, false) => Pattern::OneToOne,
+            (None, true) => Pattern::All,
+        };
         found.push(StageInput {
             producer: StageId(producer),
             producer_tasks: partitions,
@@ -76,18 +85,13 @@ fn walk(
     let mut offset = tasks.start;
     for (child_idx, child) in plan.children().into_iter().enumerate() {
         let child_count = child.output_partitioning().partition_count();
-        match pattern {
-            Pattern::All => walk(child, tasks.clone(), Pattern::All, found),
-            Pattern::OneToOne if plan.is::<UnionExec>() => {
-                walk(child, offset..offset + child_count, Pattern::OneToOne, found);
-                offset += child_count;
-            }
-            Pattern::OneToOne => {
-                let is_whole =
-                    is_read_whole(plan.as_ref(), child_idx) || child_count != partition_count;
-                let pattern = if is_whole { Pattern::All } else { Pattern::OneToOne };
-                walk(child, tasks.clone(), pattern, found);
-            }
+        if !reads_all && plan.is::<UnionExec>() {
+            walk(child, offset..offset + child_count, false, found);
+            offset += child_count;
+        } else {
+            let is_whole =
+                is_read_whole(plan.as_ref(), child_idx) || child_count != partition_count;
+            walk(child, tasks.clone(), reads_all || is_whole, found);
         }
     }
 }

@@ -80,12 +80,15 @@ pub enum Place {
 }
 
 /// How the tasks that read an exchange share its partitions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pattern {
     /// Each of them reads all partitions.
     All,
     /// The first of them reads partition 0, the next partition 1, and so on.
     OneToOne,
+    /// The first of them reads these partitions, one after the other, the next those, and so on. Of
+    /// a cached table alone.
+    Groups(Arc<[Vec<usize>]>),
 }
 
 /// One reading leaf of a stage's plan.
@@ -97,7 +100,7 @@ pub struct StageInput {
     pub producer_tasks: usize,
     /// How its outputs make partitions.
     pub exchange: Exchange,
-    /// How many partitions they make.
+    /// How many partitions they make, be they read or not.
     pub partitions: usize,
     /// The tasks that read it; below a `UNION` that is not all of them.
     pub tasks: Range<usize>,
@@ -111,19 +114,25 @@ impl StageInput {
         if !self.tasks.contains(&task) {
             return Vec::new();
         }
-        let partitions = match self.pattern {
-            Pattern::All => 0..self.partitions,
-            Pattern::OneToOne => task - self.tasks.start..task - self.tasks.start + 1,
+        let place = task - self.tasks.start;
+        let partitions = match &self.pattern {
+            Pattern::All => vec![0..self.partitions],
+            Pattern::OneToOne => vec![place..place + 1],
+            Pattern::Groups(groups) => {
+                let group = groups.get(place).into_iter().flatten();
+                group.map(|partition| *partition..partition + 1).collect()
+            }
         };
+        let partitions = partitions.into_iter();
         let all = 0..self.producer_tasks;
         let (producer, is_for_all) = (self.producer, self.exchange == Exchange::Broadcast);
         let part = |tasks, output| ExchangePart { producer, tasks, output, is_for_all };
         match self.exchange {
             Exchange::Shuffle | Exchange::ShuffleMerge(_) => {
-                partitions.map(|partition| part(all.clone(), partition)).collect()
+                partitions.flatten().map(|partition| part(all.clone(), partition)).collect()
             }
             Exchange::Gather | Exchange::Broadcast => vec![part(all, 0)],
-            Exchange::Merge | Exchange::Forward => vec![part(partitions, 0)],
+            Exchange::Merge | Exchange::Forward => partitions.map(|range| part(range, 0)).collect(),
         }
     }
 }

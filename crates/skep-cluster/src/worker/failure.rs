@@ -94,6 +94,7 @@ fn of_input(input: &InputError) -> TaskFailure {
         producer: input.producer,
         site: input.site,
         fault: input.fault,
+        also_missing: input.also_missing.clone(),
         message: input.error.to_string(),
     }
 }

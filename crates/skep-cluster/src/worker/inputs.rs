@@ -5,7 +5,7 @@
 //! **Invariant:** a producer that none of the launch's sources names has no rows; one that is named
 //! and cannot be read is an error which names it, and where it was to be.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -20,7 +20,8 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{EmptyRecordBatchStream, ExecutionPlan};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use skep_engine::{CachedRows, CachedSource, RowsWanted, StoreFailure};
+use parking_lot::Mutex;
+use skep_engine::{CachedRows, CachedShape, CachedSource, RowsWanted, StoreFailure};
 
 use super::arrivals::Arrivals;
 use super::copies::Copies;
@@ -46,9 +47,17 @@ pub struct InputError {
     pub site: Site,
     /// Who is to blame.
     pub fault: FetchFault,
+    /// What else of a cached table would not be found there.
+    pub also_missing: Vec<TaskAttempt>,
     /// What happened.
     #[source]
     pub error: Error,
+}
+
+impl InputError {
+    pub(super) fn new(producer: TaskAttempt, site: Site, fault: FetchFault, error: Error) -> Self {
+        Self { producer, site, fault, also_missing: Vec::new(), error }
+    }
 }
 
 impl From<InputError> for DataFusionError {
@@ -79,6 +88,8 @@ pub(super) struct AttemptInputs {
     task_fetcher: OnceLock<Arc<dyn TaskFetcher>>,
     remote_bytes: Arc<AtomicU64>,
     kept: Arc<KeptPartitions>,
+    /// The cached tables of which all that is read here was there.
+    found: Mutex<BTreeSet<StageId>>,
 }
 
 impl AttemptInputs {
@@ -108,6 +119,7 @@ impl AttemptInputs {
             task_fetcher: OnceLock::new(),
             remote_bytes: Arc::default(),
             kept,
+            found: Mutex::default(),
         }
     }
 
@@ -155,6 +167,31 @@ impl AttemptInputs {
         self.is_recut.store(stage_planner::minds_batches(plan), Ordering::Relaxed);
     }
 
+    /// Looks for all that is read of a cached table here before the first of it is read: who misses
+    /// several partitions should not find out one by one, each time from the beginning.
+    fn find_all(&self, stage: StageId, shape: &CachedShape) -> Result<()> {
+        if !self.found.lock().insert(stage) {
+            return Ok(());
+        }
+        let is_missing = |source: &&Source| {
+            let partition = source.producer.task.partition;
+            let key = CachedKey { table: Arc::clone(&shape.key), epoch: shape.epoch, partition };
+            let is_here = |key| self.store.counts(&key).is_some();
+            source.site == self.site
+                && !is_here(store_key(&key))
+                // Made for this query alone.
+                && !is_here(output_key(source.producer, 0))
+        };
+        let first = self.sources.partition_point(|at| place(at) < (stage, 0));
+        let of_table =
+            self.sources[first..].iter().take_while(|at| at.producer.task.stage == stage);
+        let mut missing = of_table.filter(is_missing).map(|source| source.producer);
+        let Some(producer) = missing.next() else { return Ok(()) };
+        let error = Error::PartitionNotFound { partition: output_key(producer, 0) };
+        let error = InputError::new(producer, self.site, FetchFault::Missing, error);
+        Err(InputError { also_missing: missing.collect(), ..error }.into())
+    }
+
     fn local(
         &self,
         source: &Source,
@@ -199,7 +236,7 @@ impl AttemptInputs {
         let Source { producer, site, .. } = self.sources[idx];
         let Some(address) = self.peers.get(&site).cloned() else {
             let error = Error::internal(format!("nobody has said where {site} is"));
-            return Err(InputError { producer, site, fault: FetchFault::Refused, error }.into());
+            return Err(InputError::new(producer, site, FetchFault::Refused, error).into());
         };
         let fetcher =
             self.task_fetcher.get_or_init(|| self.fetcher.for_task(context.memory_pool()));
@@ -222,7 +259,7 @@ impl AttemptInputs {
         let batches = fetched.map(move |batch| {
             batch.inspect(&count).map_err(|failure| {
                 let (fault, error) = (failure.fault, failure.error);
-                InputError { producer, site, fault, error }.into()
+                InputError::new(producer, site, fault, error).into()
             })
         });
         Ok(batches.boxed())
@@ -236,7 +273,7 @@ fn local_error(producer: TaskAttempt, site: Site, error: Error) -> DataFusionErr
         Error::PartitionNotFound { .. }
         | Error::PartitionDamaged { .. }
         | Error::PartitionReleased { .. } => {
-            InputError { producer, site, fault: FetchFault::Missing, error }.into()
+            InputError::new(producer, site, FetchFault::Missing, error).into()
         }
         other => other.into(),
     }
@@ -312,6 +349,7 @@ impl CachedSource for AttemptInputs {
             let rows = self.remote(idx, 0, schema, Some(cached), (context, false))?;
             return Ok(plain(schema, rows));
         }
+        self.find_all(producer.task.stage, shape)?;
         match self.store.read(&store_key(&key), 0) {
             Ok(reader) => {
                 self.bytes.fetch_add(reader.counts().bytes, Ordering::Relaxed);

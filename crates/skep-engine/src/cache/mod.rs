@@ -34,6 +34,9 @@ mod lineage;
 mod open;
 mod through;
 // How they are read.
+mod gather;
+mod groups;
+mod known;
 mod provider;
 mod prune;
 mod scan;
@@ -50,6 +53,7 @@ pub(crate) use canonical::{address_of, providers_of};
 pub(crate) use clustering::ChooseClustering;
 pub(crate) use definitions::{CachedDefinition, DefinitionFile};
 pub(crate) use describe::CacheReport;
+pub use groups::ScanGroups;
 pub use hosted::{
     CacheHost, CachedInputs, CachedRows, CachedShape, CachedSource, HostedFigures, HostedHold,
     HostedParts, HostedTable, RowsWanted, StoreFailure, as_cached, cache_partition, decode_cached,

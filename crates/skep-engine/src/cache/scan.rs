@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::compute::BatchCoalescer;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
@@ -31,13 +30,17 @@ use datafusion::physical_plan::{
     ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties,
     ReplaceChildrenOptions, StatisticsArgs,
 };
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use skep_store::PartitionReader;
 use tokio::sync::OnceCell;
 
 use super::build::fitted;
 use super::content::{Content, HeldContent, KeptPartition};
+use super::gather::gathered;
+use super::groups::ScanGroups;
 use super::hosted::{CachedInputs, CachedRows, CachedShape, HostedTable, RowsWanted, StoreFailure};
+use super::known::Known;
 use super::open::{Opened, Pin};
 use super::prune::wanted;
 use super::select::{Conditions, is_total};
@@ -47,7 +50,7 @@ use super::tables::CachedTables;
 /// Reads a cached table.
 ///
 /// Shape: the projected columns as they were cached; the partitions of the plan that was cached, or
-/// those that it is clustered into.
+/// those that it is clustered into, or groups of them.
 #[derive(Debug, Clone)]
 pub struct CacheScanExec {
     shape: Arc<CachedShape>,
@@ -64,6 +67,8 @@ pub struct CacheScanExec {
     is_filter: bool,
     /// Filters that operators above find while they run, over the projected columns.
     dynamic_filters: Vec<Arc<dyn PhysicalExpr>>,
+    /// Which partitions each partition of the plan reads, unless it is that of its number.
+    groups: Option<ScanGroups>,
     /// What was known of the partitions at planning, all of them.
     known: Option<Arc<Known>>,
     /// Batches that the filter does not skip, and all, as far as they were known at planning.
@@ -101,21 +106,14 @@ pub struct CacheScanParts {
     pub is_filter: bool,
     /// What operators above find, over the projected columns.
     pub dynamic_filters: Vec<Arc<dyn PhysicalExpr>>,
+    /// Which partitions each partition of the plan reads, unless it is that of its number.
+    pub groups: Option<Vec<Vec<usize>>>,
     /// Of how many batches the filter wants how many, as far as that was known.
     pub batches: Option<(usize, usize)>,
 }
 
-/// What is known of the rows before they are read.
-#[derive(Debug)]
-struct Known {
-    /// Of each partition.
-    statistics: Vec<Arc<Statistics>>,
-    /// Of all.
-    total: Arc<Statistics>,
-    batch_count: usize,
-    /// Batches that the filter does not skip.
-    wanted_count: usize,
-}
+/// The rows of one partition, batch by batch; `None` where nothing of a batch passed.
+type Passing = BoxStream<'static, Result<Option<RecordBatch>>>;
 
 /// What a stream counts.
 #[derive(Debug, Clone)]
@@ -151,12 +149,13 @@ impl CacheScanExec {
         };
         let known = match summaries {
             Some(summaries) => {
-                Some(Arc::new(known(&shape, &projection, filter.as_ref(), &summaries)?))
+                Some(Arc::new(Known::of(&shape, &projection, filter.as_ref(), &summaries)?))
             }
             None => None,
         };
         let mut scan = Self::over(shape, rows, projection, filter)?;
-        scan.batches = known.as_ref().map(|known| (known.wanted_count, known.batch_count));
+        scan.batches =
+            known.as_ref().map(|known| (known.wanted_counts.iter().sum(), known.batch_count));
         scan.known = known;
         scan.held = Some(held.clone());
         Ok(scan)
@@ -165,7 +164,7 @@ impl CacheScanExec {
     /// Makes a scan out of what travelled.
     ///
     /// # Errors
-    /// If there is no such column.
+    /// If there is no such column or partition, or groups share one.
     pub fn from_parts(parts: CacheScanParts) -> Result<Self> {
         let CacheScanParts {
             shape,
@@ -174,11 +173,16 @@ impl CacheScanExec {
             filter,
             is_filter,
             dynamic_filters,
+            groups,
             batches,
         } = parts;
         let rows = Rows::Hosted { table: None, producer: Some(producer) };
         let scan = Self::over(shape, rows, projection, filter)?;
-        Ok(Self { is_filter, dynamic_filters, batches, ..scan })
+        let scan = Self { is_filter, dynamic_filters, batches, ..scan };
+        match groups {
+            Some(groups) => scan.in_groups(groups),
+            None => Ok(scan),
+        }
     }
 
     /// Returns all that the scan is, if it is of a hosted table whose making has a name.
@@ -190,8 +194,66 @@ impl CacheScanExec {
             filter: self.filter.clone(),
             is_filter: self.is_filter,
             dynamic_filters: self.dynamic_filters.clone(),
+            groups: self.groups.as_ref().map(|groups| groups.all().to_vec()),
             batches: self.batches,
         })
+    }
+
+    /// Returns what the table is.
+    pub fn shape(&self) -> &Arc<CachedShape> {
+        &self.shape
+    }
+
+    /// Returns which partitions of the table each partition of the plan reads, unless it is that of
+    /// its number.
+    pub fn groups(&self) -> Option<&ScanGroups> {
+        self.groups.as_ref()
+    }
+
+    /// Returns whether its partitions are numbered by values, which operators may rely on.
+    pub fn is_clustered(&self) -> bool {
+        matches!(self.properties.output_partitioning(), Partitioning::Hash(_, _))
+    }
+
+    /// Returns which partitions may have rows that pass the filter, as far as that was known at
+    /// planning.
+    ///
+    /// Shape: an entry for each partition of the table.
+    pub fn wanted_partitions(&self) -> Vec<bool> {
+        match &self.known {
+            Some(known) => known.wanted_counts.iter().map(|count| *count > 0).collect(),
+            None => vec![true; self.shape.partition_count],
+        }
+    }
+
+    /// Returns a scan whose partition `i` reads the partitions `groups[i]`, one after the other.
+    ///
+    /// Partitions that are in no group are not read: those that the filter wants nothing of. If the
+    /// scan is clustered, each group has the partition of its own number, or none.
+    ///
+    /// # Errors
+    /// If groups have a partition twice, or one that the table has not got, or if a scan that is
+    /// clustered would be so no more.
+    pub fn in_groups(&self, groups: Vec<Vec<usize>>) -> Result<Self> {
+        let count = self.shape.partition_count;
+        let groups = ScanGroups::try_new(groups, count)?;
+        if self.is_clustered() && !groups.keeps_numbers(count) {
+            return internal_err!("groups of partitions that are numbered by their values");
+        }
+        Ok(self.clone().grouped(Some(groups)))
+    }
+
+    fn grouped(mut self, groups: Option<ScanGroups>) -> Self {
+        let count = self.shape.partition_count;
+        self.groups = groups.filter(|groups| !groups.is_one_to_one(count));
+        if let Some(groups) = &self.groups
+            && !self.is_clustered()
+        {
+            let partitioning = Partitioning::UnknownPartitioning(groups.all().len());
+            let properties = self.properties.as_ref().clone().with_partitioning(partitioning);
+            self.properties = Arc::new(properties);
+        }
+        self
     }
 
     /// Returns the table, if others keep it.
@@ -244,6 +306,7 @@ impl CacheScanExec {
             conditions: Arc::new(conditions),
             is_filter: false,
             dynamic_filters: Vec::new(),
+            groups: None,
             known: None,
             batches: None,
             properties: Arc::new(properties),
@@ -265,35 +328,46 @@ impl CacheScanExec {
         self.shape.is_narrow
     }
 
-    /// Opens a partition. Whichever way its rows come, the conditions are applied to them.
+    /// Returns the partitions of the table that one of the plan reads.
+    fn partitions_of(&self, partition: usize) -> Result<Vec<usize>> {
+        let found = match &self.groups {
+            Some(groups) => groups.all().get(partition).cloned(),
+            None => (partition < self.shape.partition_count).then(|| vec![partition]),
+        };
+        match found {
+            Some(partitions) => Ok(partitions),
+            None => internal_err!("partition {partition} of a scan of \"{}\"", self.shape.name),
+        }
+    }
+
+    /// Opens a partition of the table. Whichever way its rows come, the conditions are applied to
+    /// them.
     async fn open(
         self,
         partition: usize,
         context: Arc<TaskContext>,
         counts: Counts,
-    ) -> Result<SendableRecordBatchStream> {
+    ) -> Result<Passing> {
         let (content, pin) = match &self.rows {
             Rows::Here { content, pin } => (Arc::clone(content), Arc::clone(pin)),
-            Rows::Hosted { .. } => return self.open_hosted(partition, &context, counts),
+            Rows::Hosted { .. } => return self.open_hosted(partition, &context, &counts),
         };
-        let batch_size = context.session_config().batch_size();
         let pin = pin.get_or_try_init(|| Pin::new(&content)).await?;
         match pin.open(partition).await? {
             Opened::Kept(kept) => {
                 let KeptPartition { reader, summary } = *kept;
                 let failure: StoreFailure = Arc::new(move |error| content.unreadable(error).into());
-                Ok(self.read(reader, Some(&summary), failure, (batch_size, counts)))
+                Ok(self.read(reader, Some(&summary), failure, &counts))
             }
             Opened::Passing(rows) => {
                 counts.passing_partitions.add(1);
                 let (all, projection) = (Arc::clone(&content.schema), self.projection);
-                let (conditions, schema) = (self.conditions, Arc::clone(&self.schema));
+                let conditions = self.conditions;
                 let rows = rows.map(move |batch| {
                     let batch = fitted(batch?, &all)?.project(&projection)?;
                     conditions.of_projected(batch)
                 });
-                let rows = gathered(rows, schema, batch_size, counts.baseline);
-                Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema, rows)))
+                Ok(rows.boxed())
             }
         }
     }
@@ -302,13 +376,12 @@ impl CacheScanExec {
         self,
         partition: usize,
         context: &TaskContext,
-        counts: Counts,
-    ) -> Result<SendableRecordBatchStream> {
+        counts: &Counts,
+    ) -> Result<Passing> {
         let inputs = context.session_config().get_extension::<CachedInputs>();
         let (Some(inputs), Some(producer)) = (inputs, self.producer()) else {
             return internal_err!("a scan of \"{}\" runs outside of a task", self.shape.name);
         };
-        let batch_size = context.session_config().batch_size();
         let wanted = RowsWanted {
             shape: &self.shape,
             producer,
@@ -318,15 +391,12 @@ impl CacheScanExec {
         };
         match inputs.0.open(wanted, context)? {
             CachedRows::Kept { reader, summary, failure } => {
-                Ok(self.read(*reader, summary.as_deref(), failure, (batch_size, counts)))
+                Ok(self.read(*reader, summary.as_deref(), failure, counts))
             }
             CachedRows::Plain(rows) => {
                 counts.passing_partitions.add(1);
                 let conditions = self.conditions;
-                let rows = rows.map(move |batch| conditions.of_projected(batch?));
-                let schema = Arc::clone(&self.schema);
-                let rows = gathered(rows, schema, batch_size, counts.baseline);
-                Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema, rows)))
+                Ok(rows.map(move |batch| conditions.of_projected(batch?)).boxed())
             }
         }
     }
@@ -336,8 +406,8 @@ impl CacheScanExec {
         reader: PartitionReader,
         summary: Option<&PartitionSummary>,
         failure: StoreFailure,
-        (batch_size, counts): (usize, Counts),
-    ) -> SendableRecordBatchStream {
+        counts: &Counts,
+    ) -> Passing {
         let reader = match summary {
             Some(summary) => {
                 let wanted = self.wanted(summary);
@@ -347,7 +417,7 @@ impl CacheScanExec {
             }
             None => reader,
         };
-        let (projection, schema) = (self.projection, Arc::clone(&self.schema));
+        let (projection, schema) = (self.projection, self.schema);
         let conditions = self.conditions;
         let time = counts.baseline.elapsed_compute().clone();
         let rows = reader.map(move |batch| {
@@ -355,8 +425,7 @@ impl CacheScanExec {
             let _timer = time.timer();
             conditions.of_encoded(&batch, &projection, &schema)
         });
-        let rows = gathered(rows, Arc::clone(&self.schema), batch_size, counts.baseline);
-        Box::pin(RecordBatchStreamAdapter::new(self.schema, rows))
+        rows.boxed()
     }
 
     /// The same scan, which gives only rows that pass these conditions over all columns, too.
@@ -376,8 +445,8 @@ impl CacheScanExec {
             Some(held) => Self::try_new(held, projection, filter)?,
             None => Self::over(Arc::clone(&self.shape), self.rows.clone(), projection, filter)?,
         };
-        let Self { dynamic_filters, rows, metrics, .. } = self;
-        Ok(Self { is_filter: true, dynamic_filters, rows, metrics, ..scan })
+        let Self { dynamic_filters, rows, metrics, groups, .. } = self;
+        Ok(Self { is_filter: true, dynamic_filters, rows, metrics, ..scan }.grouped(groups))
     }
 
     /// The same scan of rows that are clustered by these of the projected columns, if the plan is
@@ -446,80 +515,6 @@ impl CacheScanExec {
     }
 }
 
-/// Leaves out what is empty, and gathers what filters left of batches into whole ones.
-fn gathered(
-    rows: impl Stream<Item = Result<Option<RecordBatch>>> + Send + 'static,
-    schema: SchemaRef,
-    batch_size: usize,
-    counts: BaselineMetrics,
-) -> impl Stream<Item = Result<RecordBatch>> + Send + 'static {
-    // Rows without columns are only counted.
-    let gathering = (!schema.fields().is_empty()).then(|| {
-        BatchCoalescer::new(schema, batch_size)
-            .with_biggest_coalesce_batch_size(Some(batch_size / 2))
-    });
-    let state = (Box::pin(rows), gathering, false);
-    futures::stream::try_unfold(
-        (state, counts),
-        |((mut rows, mut gathering, mut ended), counts)| async move {
-            loop {
-                let whole = gathering.as_mut().and_then(BatchCoalescer::next_completed_batch);
-                if let Some(batch) = whole {
-                    counts.record_output(batch.num_rows());
-                    return Ok(Some((batch, ((rows, gathering, ended), counts))));
-                }
-                if ended {
-                    return Ok(None);
-                }
-                match (rows.next().await, &mut gathering) {
-                    (Some(batch), gathering) => match (batch?, gathering) {
-                        (Some(batch), Some(gathering)) => gathering.push_batch(batch)?,
-                        (Some(batch), None) => {
-                            counts.record_output(batch.num_rows());
-                            return Ok(Some((batch, ((rows, None, ended), counts))));
-                        }
-                        // Nothing passed; others have their turn.
-                        (None, _) => tokio::task::coop::consume_budget().await,
-                    },
-                    (None, gathering) => {
-                        ended = true;
-                        if let Some(gathering) = gathering {
-                            gathering.finish_buffered_batch()?;
-                        }
-                    }
-                }
-            }
-        },
-    )
-}
-
-fn known(
-    shape: &CachedShape,
-    projection: &[usize],
-    filter: Option<&Arc<dyn PhysicalExpr>>,
-    summaries: &[Arc<PartitionSummary>],
-) -> Result<Known> {
-    let total = Statistics::try_merge_iter(
-        summaries.iter().map(|summary| &summary.statistics),
-        &shape.schema,
-    )?;
-    let shown = |statistics: Statistics| {
-        let projected = statistics.project(Some(&projection));
-        // With a filter, these are of the rows before it.
-        Arc::new(if filter.is_some() { projected.to_inexact() } else { projected })
-    };
-    let wanted_of = |summary: &Arc<PartitionSummary>| {
-        let wanted = filter.and_then(|filter| wanted(filter, &shape.schema, summary));
-        wanted.map_or(summary.batch_count, |all| all.iter().filter(|wanted| **wanted).count())
-    };
-    Ok(Known {
-        statistics: summaries.iter().map(|summary| shown(summary.statistics.clone())).collect(),
-        total: shown(total),
-        batch_count: summaries.iter().map(|summary| summary.batch_count).sum(),
-        wanted_count: summaries.iter().map(wanted_of).sum(),
-    })
-}
-
 /// Returns how the rows are spread: by their values, if the table is clustered by columns that are
 /// all read.
 fn partitioning(shape: &CachedShape, projection: &[usize], schema: &SchemaRef) -> Partitioning {
@@ -545,13 +540,17 @@ impl DisplayAs for CacheScanExec {
             writeln!(f, "table={}", self.shape.name)?;
             return writeln!(f, "projection={}", names.join(", "));
         }
-        write!(
-            f,
-            "CacheScanExec: table={}, partitions={}, projection=[{}]",
-            self.shape.name,
-            self.shape.partition_count,
-            names.join(", ")
-        )?;
+        let all = self.shape.partition_count;
+        write!(f, "CacheScanExec: table={}, partitions=", self.shape.name)?;
+        if let Some(groups) = &self.groups {
+            let (read, tasks) = (groups.partition_count(), groups.all().len());
+            let of_all = if read < all { format!(" of {all}") } else { String::new() };
+            let plural = if tasks == 1 { "" } else { "s" };
+            write!(f, "{read}{of_all} in {tasks} task{plural}")?;
+        } else {
+            write!(f, "{all}")?;
+        }
+        write!(f, ", projection=[{}]", names.join(", "))?;
         if let Some(columns) = &self.shape.clustered {
             let name = |column: &usize| self.shape.schema.field(*column).name().clone();
             let names: Vec<String> = columns.iter().map(name).collect();
@@ -637,9 +636,14 @@ impl ExecutionPlan for CacheScanExec {
                 .counter("passing_partitions", partition),
         };
         let schema = Arc::clone(&self.schema);
-        // Opened when first asked: by then the operators above have found their filters.
-        let rows =
-            futures::stream::once(self.clone().open(partition, context, counts)).try_flatten();
+        let batch_size = context.session_config().batch_size();
+        let (scan, baseline) = (self.clone(), counts.baseline.clone());
+        // Each is opened when its turn comes: by then the operators above have found their filters.
+        let rows = futures::stream::iter(self.partitions_of(partition)?.into_iter().map(Ok));
+        let rows = rows.and_then(move |partition| {
+            scan.clone().open(partition, Arc::clone(&context), counts.clone())
+        });
+        let rows = gathered(rows.try_flatten(), Arc::clone(&schema), batch_size, baseline);
         Ok(make_cooperative(Box::pin(RecordBatchStreamAdapter::new(schema, rows))))
     }
 
@@ -652,11 +656,13 @@ impl ExecutionPlan for CacheScanExec {
         _input_stats: &[Arc<Statistics>],
         args: &StatisticsArgs,
     ) -> Result<Arc<Statistics>> {
-        let found = self.known.as_ref().and_then(|known| match args.partition() {
-            Some(partition) => known.statistics.get(partition),
-            None => Some(&known.total),
-        });
-        let all = found.cloned().unwrap_or_else(|| Arc::new(Statistics::new_unknown(&self.schema)));
+        let all = match (&self.known, args.partition()) {
+            (Some(known), Some(partition)) => {
+                known.of_partitions(&self.partitions_of(partition)?, &self.schema)?
+            }
+            (Some(known), None) => Arc::clone(&known.total),
+            (None, _) => Arc::new(Statistics::new_unknown(&self.schema)),
+        };
         if !self.is_filter {
             return Ok(all);
         }

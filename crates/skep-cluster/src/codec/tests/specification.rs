@@ -48,7 +48,8 @@ impl Traveller {
         plan: &Arc<dyn ExecutionPlan>,
         context: &Arc<TaskContext>,
     ) -> Option<(Arc<dyn ExecutionPlan>, Arc<TaskContext>)> {
-        let options = StageOptions { target_partitions: 4, min_scan_bytes_per_task: 64 * 1024 };
+        let options =
+            StageOptions { target_partitions: 4, min_scan_bytes_per_task: 64 * 1024, slots: None };
         let mut stages = StagePlanner::new(options).plan(plan).ok()?.stages;
         let settings = TaskSettings::of(context).task_context(&context.runtime_env()).unwrap();
         let mut is_whole = true;

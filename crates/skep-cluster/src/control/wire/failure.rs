@@ -4,7 +4,9 @@ use proto::task_failure::Kind;
 use skep_proto::ErrorCode;
 use skep_proto::cluster as proto;
 
-use super::identity::{decode_attempt, decode_site, encode_attempt, encode_site, required};
+use super::identity::{
+    decode_attempt, decode_attempts, decode_site, encode_attempt, encode_site, required,
+};
 use crate::error::{Error, Result};
 use crate::scheduler::{FetchFault, TaskFailure};
 
@@ -22,7 +24,7 @@ pub fn encode_failure(failure: TaskFailure) -> proto::TaskFailure {
         TaskFailure::WorkerFault { message } => {
             told(Kind::Worker, ErrorCode::Unavailable, &message, None)
         }
-        TaskFailure::Fetch { producer, site, fault, message } => {
+        TaskFailure::Fetch { producer, site, fault, also_missing, message } => {
             let (kind, code) = match fault {
                 FetchFault::Refused => (Kind::FetchRefused, ErrorCode::Unavailable),
                 FetchFault::Missing => (Kind::FetchMissing, ErrorCode::NotFound),
@@ -30,6 +32,7 @@ pub fn encode_failure(failure: TaskFailure) -> proto::TaskFailure {
             proto::TaskFailure {
                 producer: Some(encode_attempt(producer)),
                 site: Some(encode_site(site)),
+                also_missing: also_missing.into_iter().map(encode_attempt).collect(),
                 ..told(kind, code, &message, None)
             }
         }
@@ -40,7 +43,7 @@ fn told(kind: Kind, code: ErrorCode, message: &str, hint: Option<String>) -> pro
     let is_retryable = matches!(kind, Kind::FetchRefused | Kind::FetchMissing | Kind::Worker);
     let hint = hint.map(|hint| bounded(&hint));
     let error = error_report(code, message, hint, is_retryable);
-    proto::TaskFailure { kind: kind.into(), error: Some(error), producer: None, site: None }
+    proto::TaskFailure { kind: kind.into(), error: Some(error), ..Default::default() }
 }
 
 /// Returns an error that has no place in a statement, as it travels.
@@ -74,7 +77,7 @@ fn bounded(text: &str) -> String {
 /// [`Error::MalformedMessage`] if its kind or code is unknown, or a part that its kind needs is
 /// missing.
 pub fn decode_failure(failure: proto::TaskFailure) -> Result<TaskFailure> {
-    let proto::TaskFailure { kind, error, producer, site } = failure;
+    let proto::TaskFailure { kind, error, producer, site, also_missing } = failure;
     let kind = Kind::try_from(kind)
         .map_err(|error| Error::malformed("TaskFailure.kind", error.to_string()))?;
     let proto::ErrorReport { code, message, hint, .. } = required(error, "TaskFailure.error")?;
@@ -93,5 +96,6 @@ pub fn decode_failure(failure: proto::TaskFailure) -> Result<TaskFailure> {
     };
     let producer = decode_attempt(producer, "TaskFailure.producer")?;
     let site = decode_site(required(site, "TaskFailure.site")?);
-    Ok(TaskFailure::Fetch { producer, site, fault, message })
+    let also_missing = decode_attempts(also_missing, "TaskFailure.also_missing")?;
+    Ok(TaskFailure::Fetch { producer, site, fault, also_missing, message })
 }

@@ -133,9 +133,15 @@ fn failure() -> impl Strategy<Value = TaskFailure> {
         (".{0,20}", hint()).prop_map(|(message, hint)| TaskFailure::OutOfMemory { message, hint }),
         ".{0,20}".prop_map(|message| TaskFailure::Panic { message }),
         ".{0,20}".prop_map(|message| TaskFailure::WorkerFault { message }),
-        (attempt(), site(), fault, ".{0,20}").prop_map(|(producer, site, fault, message)| {
-            TaskFailure::Fetch { producer, site, fault, message }
-        }),
+        (attempt(), site(), fault, vec(attempt(), 0..3), ".{0,20}").prop_map(
+            |(producer, site, fault, also_missing, message)| TaskFailure::Fetch {
+                producer,
+                site,
+                fault,
+                also_missing,
+                message
+            }
+        ),
     ]
 }
 
@@ -378,10 +384,13 @@ fn what_is_missing_is_named() {
     let good = || {
         let producer = id(4);
         let (site, fault) = (Site::Coordinator, FetchFault::Missing);
-        encode_failure(TaskFailure::Fetch { producer, site, fault, message: "m".to_owned() })
+        let also_missing = vec![id(5)];
+        let message = "m".to_owned();
+        encode_failure(TaskFailure::Fetch { producer, site, fault, also_missing, message })
     };
     type Spoil = fn(&mut proto::TaskFailure);
-    let spoil: [(Spoil, &str); 5] = [
+    let spoil: [(Spoil, &str); 6] = [
+        (|failure| failure.also_missing[0].partition = u64::MAX, "TaskFailure.also_missing"),
         (|failure| failure.kind = 99, "TaskFailure.kind"),
         (|failure| failure.error = None, "TaskFailure.error"),
         (|failure| failure.producer = None, "TaskFailure.producer"),

@@ -6,7 +6,8 @@ use super::world::World;
 use crate::ids::{Attempt, Epoch, QueryId, TaskId};
 use crate::membership::WorkerState;
 use crate::scheduler::{
-    CachedCopy, CachedPart, CachedReport, CachedStage, QueryGraph, Site, StagePlace, TaskAttempt,
+    CachedCopy, CachedPart, CachedReport, CachedStage, Launch, QueryGraph, Site, Source,
+    StagePlace, TaskAttempt,
 };
 
 /// The content that a query's cached stage is of.
@@ -67,6 +68,20 @@ impl World {
         let live = snapshot.workers.iter().filter(|worker| worker.state == WorkerState::Live);
         let sites = live.map(|worker| Site::Worker(worker.registration.life));
         sites.filter(|site| self.site(*site).is_alive && self.site(*site).site() == *site).collect()
+    }
+
+    /// Returns what else of a cached table a task would miss at a site.
+    pub(super) fn also_missing(&self, launch: &Launch, missing: &Source) -> Vec<TaskAttempt> {
+        let Some(site) = self.site(missing.site).is_alive.then(|| self.site(missing.site)) else {
+            return Vec::new();
+        };
+        let is_meant = |other: &&Source| {
+            other.site == missing.site
+                && other.producer != missing.producer
+                && other.producer.task.stage == missing.producer.task.stage
+                && site.output_of(&other.producer).is_none()
+        };
+        launch.sources.iter().filter(is_meant).map(|other| other.producer).collect()
     }
 
     /// Lets a worker have no more room for a partition that it keeps.

@@ -97,8 +97,24 @@ fn add_input(
         return;
     }
     let is_even = widths[producer] == widths[reader] && rng.chance(50);
-    let pattern = if is_even { ReadPattern::OneToOne } else { ReadPattern::All };
+    let pattern = match is_even {
+        true => ReadPattern::OneToOne,
+        false if rng.chance(35) => random_groups(rng, widths[producer], widths[reader]),
+        false => ReadPattern::All,
+    };
     inputs[reader].push(StageInput { producer: id, pattern });
+}
+
+/// Most tasks have one reader, some two, or none.
+fn random_groups(rng: &mut Rng, producers: usize, readers: usize) -> ReadPattern {
+    let mut reads = vec![Vec::new(); readers];
+    for producer in 0..producers {
+        let times = [1, 1, 1, 1, 0, 2][rng.below(6) as usize];
+        for _ in 0..times {
+            reads[rng.below(readers as u64) as usize].push(producer);
+        }
+    }
+    ReadPattern::groups(reads)
 }
 
 fn random_node(
@@ -111,7 +127,7 @@ fn random_node(
     let mut readers = Vec::new();
     for (reader, inputs) in inputs.iter().enumerate() {
         let mine = inputs.iter().filter(|input| input.producer == id);
-        readers.extend(mine.map(|input| (widths[reader], input.pattern)));
+        readers.extend(mine.map(|input| (widths[reader], input.pattern.clone())));
     }
     let all = readers.iter().all(|(_, pattern)| *pattern == ReadPattern::All);
     let even = readers.windows(2).all(|pair| pair[0].0 == pair[1].0);
@@ -206,10 +222,10 @@ pub(super) fn made(
         let mut stage = Vec::new();
         for partition in 0..node.task_count {
             let mut input = Vec::new();
-            for &StageInput { producer, pattern } in &node.inputs {
+            for StageInput { producer, pattern } in &node.inputs {
                 let from = producer.0 as usize;
                 for (p, rows) in made[from].iter().enumerate() {
-                    if pattern == ReadPattern::All || p == partition {
+                    if pattern.reads(partition).contains(p) {
                         input.extend(wanted(&graph.stages()[from], rows, partition));
                     }
                 }

@@ -7,8 +7,8 @@ use super::cached::begun;
 use crate::ids::{Attempt, QueryId, TaskId};
 use crate::membership::WorkerLife;
 use crate::scheduler::{
-    Action, Event, FailureKind, FetchFault, Launch, QueryGraph, ReadPattern, SchedulerConfig, Site,
-    Source, TaskAttempt, TaskFailure,
+    Action, Event, FailureKind, FetchFault, Launch, QueryGraph, SchedulerConfig, Site, Source,
+    TaskAttempt, TaskFailure,
 };
 
 #[derive(Debug, Clone, PartialEq)]
@@ -139,9 +139,9 @@ impl Account {
             let unread = |p| {
                 !self.is_sealed(reader, p) && !self.is_fed(reader, p) && self.is_needed(reader, p)
             };
-            mine.into_iter().any(|input| match input.pattern {
-                ReadPattern::OneToOne => unread(partition),
-                ReadPattern::All => (0..node.task_count).any(unread),
+            mine.into_iter().any(|input| {
+                let reads = |p: &usize| input.pattern.reads(*p).contains(partition);
+                (0..node.task_count).filter(reads).any(unread)
             })
         })
     }
@@ -157,6 +157,21 @@ impl Account {
         if sealed.iter().map(|(_, rows)| rows).sum::<u64>() >= limit {
             self.chosen.entry(stage).or_insert_with(|| sealed.iter().map(|(p, _)| *p).collect());
         }
+    }
+
+    /// Whether a partition of a cached table is not where it was.
+    fn has_lost_cached(&self, failure: &TaskFailure) -> bool {
+        let TaskFailure::Fetch { producer, site, fault: FetchFault::Missing, .. } = failure else {
+            return false;
+        };
+        let is_cached = self.graph.stages()[producer.task.stage.0 as usize].cached.is_some();
+        let known = self.tasks.get(&key(producer.task));
+        let is_there = known.is_some_and(|known| {
+            known.status == Status::Sealed
+                && known.attempt == producer.attempt
+                && known.site == *site
+        });
+        is_cached && is_there
     }
 
     fn gone(&mut self, id: TaskAttempt) {
@@ -316,9 +331,10 @@ impl Oracle {
 
     fn hear_failure(&mut self, site: Site, attempt: TaskAttempt, failure: &TaskFailure) {
         self.open(attempt.task.query, |account| {
+            let is_nobodys_fault = account.has_lost_cached(failure);
             let Some(known) = account.running(attempt, site) else { return };
             known.status = Status::Gone;
-            known.failure_count += 1;
+            known.failure_count += u32::from(!is_nobodys_fault);
             match failure {
                 TaskFailure::Query { code, .. } => {
                     account.final_failures.push(FailureKind::Query(*code));
@@ -327,8 +343,11 @@ impl Oracle {
                     account.final_failures.push(FailureKind::OutOfMemory);
                 }
                 TaskFailure::Panic { .. } => account.final_failures.push(FailureKind::Panic),
-                TaskFailure::Fetch { producer, fault: FetchFault::Missing, .. } => {
+                TaskFailure::Fetch {
+                    producer, fault: FetchFault::Missing, also_missing, ..
+                } => {
                     account.gone(*producer);
+                    also_missing.iter().for_each(|producer| account.gone(*producer));
                     account.void_readers();
                 }
                 _ => {}
@@ -618,7 +637,7 @@ fn made_of(graph: &QueryGraph, origin: (usize, usize)) -> BTreeSet<(usize, usize
         for input in &node.inputs {
             let producer = input.producer.0 as usize;
             for partition in 0..node.task_count {
-                let reads = |p: usize| input.pattern == ReadPattern::All || p == partition;
+                let reads = |p: usize| input.pattern.reads(partition).contains(p);
                 if found.iter().any(|(stage, p)| *stage == producer && reads(*p)) {
                     found.insert((reader, partition));
                 }
@@ -644,7 +663,7 @@ fn check_sources(account: &Account, launch: &Launch) -> Check {
     for input in &account.graph.stages()[stage].inputs {
         let producer = input.producer.0 as usize;
         let all = 0..account.graph.stages()[producer].task_count;
-        let all = all.filter(|p| input.pattern == ReadPattern::All || *p == partition);
+        let all = all.filter(|p| input.pattern.reads(partition).contains(*p));
         due.extend(all.filter(|p| !account.is_skipped(producer, *p)).map(|p| (producer, p)));
     }
     ensure!(given == due, "{} is given {given:?} of {due:?}", launch.attempt);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::faults::world;
 use super::world::World;
-use crate::scheduler::Replay;
+use crate::scheduler::{CachedPart, Replay, StageNode};
 
 const ORDINARY_SEEDS: u64 = 2_000;
 
@@ -75,18 +75,42 @@ fn check_launches(world: &World) {
             .values()
             .all(|account| account.outcome == Some(Ok(())) && account.chosen.is_empty());
     if is_plain {
-        let graphs = world.oracle.accounts.values().map(|account| account.graph.stages());
-        let stages: Vec<_> = graphs.flatten().collect();
-        let tasks: usize = stages.iter().map(|stage| stage.task_count).sum();
-        // What is kept of a cached table does not run, nor what only that would read.
-        let kept = stages.iter().filter_map(|stage| stage.cached.as_ref());
-        let kept = kept.flat_map(|cached| &cached.parts).filter(|part| !part.copies.is_empty());
-        let (most, launches) = (tasks - kept.clone().count(), world.oracle.launch_count);
-        let is_right = if kept.count() == 0 { launches == tasks } else { launches <= most };
+        let (mut tasks, mut kept) = (0, 0);
+        for account in world.oracle.accounts.values() {
+            let stages = account.graph.stages();
+            for (stage, wanted) in stages.iter().zip(wanted_tasks(stages)) {
+                tasks += wanted.iter().filter(|is_wanted| **is_wanted).count();
+                // What is kept of a cached table does not run, nor what only that would read.
+                let parts = stage.cached.iter().flat_map(|cached| &cached.parts).zip(wanted);
+                let is_kept =
+                    |(part, is_wanted): &(&CachedPart, bool)| *is_wanted && !part.copies.is_empty();
+                kept += parts.filter(is_kept).count();
+            }
+        }
+        let (most, launches) = (tasks - kept, world.oracle.launch_count);
+        let is_right = if kept == 0 { launches == tasks } else { launches <= most };
         if !is_right {
             world.fail(&format!("{launches} launches for {most} of {tasks} tasks"));
         }
     }
+}
+
+/// Returns, by stage, whose rows come into the result: a group may leave a task out.
+fn wanted_tasks(stages: &[StageNode]) -> Vec<Vec<bool>> {
+    let mut wanted: Vec<Vec<bool>> = stages.iter().map(|it| vec![false; it.task_count]).collect();
+    for (stage, node) in stages.iter().enumerate().rev() {
+        if stage + 1 == stages.len() {
+            wanted[stage].fill(true);
+        }
+        let tasks: Vec<usize> = (0..node.task_count).filter(|task| wanted[stage][*task]).collect();
+        for input in &node.inputs {
+            let producers = wanted[input.producer.0 as usize].iter_mut().enumerate();
+            for (producer, is_wanted) in producers {
+                *is_wanted |= tasks.iter().any(|it| input.pattern.reads(*it).contains(producer));
+            }
+        }
+    }
+    wanted
 }
 
 fn count_from_env(name: &str) -> Option<u64> {

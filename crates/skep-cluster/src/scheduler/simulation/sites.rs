@@ -238,7 +238,11 @@ impl World {
             };
             let (producer, at) = (source.producer, source.site);
             let message = "cannot fetch".to_owned();
-            let failure = TaskFailure::Fetch { producer, site: at, fault, message };
+            let also_missing = match fault {
+                FetchFault::Missing => self.also_missing(&launch, source),
+                FetchFault::Refused => Vec::new(),
+            };
+            let failure = TaskFailure::Fetch { producer, site: at, fault, also_missing, message };
             return self.task_fails(site, attempt, failure);
         }
         if let Some(task) = clash {

@@ -1,5 +1,6 @@
 //! Answers of stages against answers of one process, and what the stages look like.
 
+mod cached;
 mod remakes;
 mod shape;
 mod tpch;

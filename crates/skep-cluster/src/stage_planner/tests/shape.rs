@@ -112,9 +112,9 @@ async fn a_union_gives_each_task_its_own_input() {
     let (plan, text) = stages(&run, query).await;
     let last = plan.stages.last().unwrap();
     let inputs: Vec<_> =
-        last.inputs.iter().map(|input| (input.tasks.clone(), input.pattern)).collect();
-    let each = Pattern::OneToOne;
-    assert_eq!(inputs, [(0..3, each), (3..6, each), (6..7, each)], "{text}");
+        last.inputs.iter().map(|input| (input.tasks.clone(), input.pattern.clone())).collect();
+    let each = || Pattern::OneToOne;
+    assert_eq!(inputs, [(0..3, each()), (3..6, each()), (6..7, each())], "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,7 +129,7 @@ async fn a_round_robin_over_a_scan_is_a_wider_scan_or_none() {
     assert!(!text.contains("round robin"), "{text}");
     assert_eq!(plan.stages[0].task_count, 4, "{text}");
     // Worth splitting, by the byte: as wide as the cluster.
-    let bytewise = StageOptions { target_partitions: 16, min_scan_bytes_per_task: 1 };
+    let bytewise = StageOptions { target_partitions: 16, min_scan_bytes_per_task: 1, slots: None };
     let (_, plan) = run.whole(query).await;
     let plan = StagePlanner::new(bytewise.clone()).plan(&plan).unwrap();
     assert!(plan.stages[0].task_count > 4, "{}", explain(&plan));

@@ -180,7 +180,8 @@ async fn an_input_that_cannot_be_read_names_its_producer_and_site() {
     ];
     for (number, (lost, expected)) in (0..).zip(cases) {
         let outcome = site.run(attempt(1, 1, 0, number), vec![here, lost]).await;
-        let TaskOutcome::Failed(TaskFailure::Fetch { producer, site, fault, message }) = outcome
+        let TaskOutcome::Failed(TaskFailure::Fetch { producer, site, fault, message, .. }) =
+            outcome
         else {
             panic!("{outcome:?}")
         };
@@ -196,7 +197,7 @@ async fn a_lost_input_is_found_below_every_layer_of_datafusion() {
     let lost = || {
         let (producer, site) = (attempt(1, 0, 3, 2), worker(9, 1));
         let error = Error::internal("gone");
-        DataFusionError::from(InputError { producer, site, fault: FetchFault::Refused, error })
+        DataFusionError::from(InputError::new(producer, site, FetchFault::Refused, error))
     };
     let layers: [fn(DataFusionError) -> DataFusionError; 4] = [
         |error| error.context("while joining"),

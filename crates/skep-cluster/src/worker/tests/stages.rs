@@ -20,7 +20,7 @@ async fn whole(query: &str) -> (SessionContext, Arc<dyn ExecutionPlan>) {
 }
 
 async fn stages(query: &str) -> StagePlan {
-    let options = StageOptions { target_partitions: 3, min_scan_bytes_per_task: 1 };
+    let options = StageOptions { target_partitions: 3, min_scan_bytes_per_task: 1, slots: None };
     StagePlanner::new(options).plan(&whole(query).await.1).unwrap()
 }
 
