@@ -77,13 +77,7 @@ pub(crate) fn run(arguments: &ClientsArguments) -> Result<(String, Value)> {
 /// Returns the times of all queries in order, and how long all took together.
 async fn measure(arguments: &ClientsArguments) -> Result<(Vec<Duration>, Duration)> {
     let ClientsArguments { workers, slots, .. } = *arguments;
-    let size = Size {
-        workers,
-        slots,
-        memory_limit: MEMORY,
-        partition_memory_limit: None,
-        config: String::new(),
-    };
+    let size = Size { workers, slots, memory_limit: MEMORY, ..Size::default() };
     let cluster = Processes::start(&size).await?;
     cluster.create_tables(0.01, &[Table::Nation, Table::Region]).await?;
     let url = cluster.processes.url.as_str();

@@ -205,13 +205,8 @@ async fn measure(arguments: &FlightArguments, place: Place) -> Result<Measuremen
     let data_set = DataSet { scale: arguments.scale, ..DataSet::SMALL };
     let file = data_set.file(&data_set.cached()?, Table::LineItem);
     let table = Table::LineItem.name();
-    let size = Size {
-        workers: 1,
-        slots: arguments.partitions,
-        memory_limit: MEMORY,
-        partition_memory_limit: None,
-        config: place.config(),
-    };
+    let (slots, config) = (arguments.partitions, place.config());
+    let size = Size { slots, memory_limit: MEMORY, config, ..Size::default() };
     let cluster = Processes::start(&size).await?;
     cluster.create_tables(arguments.scale, &[Table::LineItem]).await?;
     let in_memory = place != Place::File;

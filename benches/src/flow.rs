@@ -122,8 +122,7 @@ async fn measure(arguments: &FlowArguments, case: &Case, pace: Option<u64>) -> R
         workers: arguments.workers,
         slots: arguments.slots,
         memory_limit: arguments.memory_mb << 20,
-        partition_memory_limit: None,
-        config: String::new(),
+        ..Size::default()
     };
     let cluster = Processes::start(&size).await?;
     cluster.create_tables(arguments.scale, &[Table::LineItem, Table::Orders]).await?;

@@ -31,6 +31,19 @@ pub(crate) struct Size {
     pub(crate) config: String,
 }
 
+impl Default for Size {
+    /// One worker that runs one task at a time.
+    fn default() -> Self {
+        Self {
+            workers: 1,
+            slots: 1,
+            memory_limit: 1 << 30,
+            partition_memory_limit: None,
+            config: String::new(),
+        }
+    }
+}
+
 /// A running cluster with its own directories, and one session there.
 pub(crate) struct Processes {
     pub(crate) processes: MultiProcess,

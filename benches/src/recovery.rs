@@ -126,8 +126,7 @@ async fn measure(arguments: &RecoveryArguments, number: usize) -> Result<Run> {
         workers: arguments.workers,
         slots: arguments.slots,
         memory_limit: (arguments.memory_mb << 20) / arguments.workers,
-        partition_memory_limit: None,
-        config: String::new(),
+        ..Size::default()
     })
     .await?;
     cluster.create_tables(arguments.scale, &[Table::LineItem, Table::Orders]).await?;

@@ -37,6 +37,9 @@ pub(crate) struct SchedulingArguments {
 /// Reads 25 rows: one task.
 const SMALL: &str = "SELECT n_regionkey, n_name FROM nation WHERE n_nationkey = 7 ORDER BY n_name";
 
+/// Tasks run on workers, however little there is to them.
+const SPREAD: &str = "[planner]\nsmall_query_bytes = 0\n";
+
 const MEMORY: usize = 1 << 30;
 
 pub(crate) fn run(arguments: &SchedulingArguments) -> Result<(String, Value)> {
@@ -75,7 +78,7 @@ pub(crate) fn run(arguments: &SchedulingArguments) -> Result<(String, Value)> {
 /// Runs a query that has as many tasks as were asked for, each of which gets one row or none.
 /// Returns how many tasks ran on workers each time, and the times in order.
 async fn many(arguments: &SchedulingArguments) -> Result<(u64, Vec<Duration>)> {
-    let size = size(arguments, String::new());
+    let size = size(arguments, SPREAD.to_owned());
     let cluster = Processes::start(&size).await?;
     let count = arguments.tasks;
     cluster.ask(&format!("SET datafusion.execution.target_partitions = {count}")).await?;
@@ -106,7 +109,7 @@ async fn many(arguments: &SchedulingArguments) -> Result<(u64, Vec<Duration>)> {
 async fn one(arguments: &SchedulingArguments, on_worker: bool) -> Result<Vec<Duration>> {
     // A table of 25 rows is read on the coordinator, unless that is not to happen.
     let config = match on_worker {
-        true => "[planner]\nsmall_query_bytes = 0\n".to_owned(),
+        true => SPREAD.to_owned(),
         false => String::new(),
     };
     let cluster = Processes::start(&size(arguments, config)).await?;
@@ -138,5 +141,5 @@ async fn one(arguments: &SchedulingArguments, on_worker: bool) -> Result<Vec<Dur
 
 fn size(arguments: &SchedulingArguments, config: String) -> Size {
     let SchedulingArguments { workers, slots, .. } = *arguments;
-    Size { workers, slots, memory_limit: MEMORY, partition_memory_limit: None, config }
+    Size { workers, slots, memory_limit: MEMORY, config, ..Size::default() }
 }

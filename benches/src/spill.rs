@@ -115,8 +115,7 @@ async fn measure(arguments: &SpillArguments) -> Result<(usize, Vec<Run>, Vec<Run
 
 async fn open(arguments: &SpillArguments, memory_limit: usize) -> Result<Processes> {
     let SpillArguments { workers, slots, scale, .. } = *arguments;
-    let size =
-        Size { workers, slots, memory_limit, partition_memory_limit: None, config: String::new() };
+    let size = Size { workers, slots, memory_limit, ..Size::default() };
     let cluster = Processes::start(&size).await?;
     cluster.create_tables(scale, &[Table::LineItem, Table::Orders]).await?;
     Ok(cluster)

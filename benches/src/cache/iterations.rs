@@ -8,7 +8,7 @@ use skep_bench::figures::{milliseconds, round};
 
 use super::CacheArguments;
 use super::data::{DIMENSIONS, coordinates, create_points, mix};
-use super::report::{Bound, Report};
+use super::report::{Bound, Report, is_near};
 use super::site::{Site, ratio};
 use crate::processes::{Rows, quantile};
 
@@ -36,8 +36,8 @@ pub(super) async fn measure(arguments: &CacheArguments, report: &mut Report) -> 
     for iteration in 0..ITERATIONS {
         over_cached.push(step(&site, "cached_points", &mut weights).await?);
         if iteration + 1 == FILE_ITERATIONS {
-            let is_near = |(a, b): (&f64, &f64)| (a - b).abs() <= 1e-6 * a.abs().max(1e-3);
-            let are_near = weights.iter().zip(&after_files).all(is_near);
+            let mut pairs = weights.iter().zip(&after_files);
+            let are_near = pairs.all(|(cached, file)| is_near(*cached, *file, 1e-6, 1e-3));
             ensure!(are_near, "cached: {weights:?}, over files: {after_files:?}");
         }
     }

@@ -67,13 +67,18 @@ impl Report {
     }
 }
 
+/// Whether two numbers are the same but for a part of them; those below `least` count as that.
+pub(super) fn is_near(left: f64, right: f64, tolerance: f64, least: f64) -> bool {
+    (left - right).abs() <= tolerance * left.abs().max(least)
+}
+
 /// Whether two answers of numbers are the same, but for the order in which these were added.
 pub(super) fn are_near(left: &Rows, right: &Rows, tolerance: f64) -> Result<bool> {
     let widths = |rows: &Rows| rows.iter().map(Vec::len).collect::<Vec<_>>();
     let mut pairs = left.iter().flatten().zip(right.iter().flatten());
     let are_near = pairs.try_fold(true, |are_near, (left, right)| {
         let (left, right): (f64, f64) = (left.parse()?, right.parse()?);
-        anyhow::Ok(are_near && (left - right).abs() <= tolerance * left.abs().max(1.0))
+        anyhow::Ok(are_near && is_near(left, right, tolerance, 1.0))
     })?;
     Ok(are_near && widths(left) == widths(right))
 }

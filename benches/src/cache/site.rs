@@ -49,7 +49,7 @@ impl Site {
                 memory_limit: memory / arguments.workers,
                 // No worker does without any.
                 partition_memory_limit: cache_bytes.map(|bytes| (bytes / arguments.workers).max(1)),
-                config: String::new(),
+                ..Size::default()
             };
             return Ok(Self::Cluster(Box::new(Processes::start(&size).await?)));
         }

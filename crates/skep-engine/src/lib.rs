@@ -10,6 +10,7 @@
 
 mod access;
 mod cache;
+mod carried;
 mod catalog;
 mod config;
 mod datafusion_error;
@@ -39,6 +40,7 @@ pub use cache::{
     PartitionSummary, RowsWanted, ScanGroups, StoreFailure, as_cached, cache_partition,
     check_files, check_sources, decode_cached, slice_of_files,
 };
+pub use carried::CarriedSession;
 pub use catalog::SystemTables;
 pub use config::EngineConfig;
 pub use datafusion;
@@ -46,7 +48,7 @@ pub use datafusion::dataframe::DataFrame;
 pub use deadline::Deadline;
 pub use engine::{Engine, EngineParts};
 pub use error::{Error, Position, Result};
-pub use files::{JsonArrayFile, explain_failure};
+pub use files::{JsonArrayFile, explain_failure, planned_bytes};
 pub use listing::TableListing;
 pub use query::{LocalExecutor, QueryExecutor, QueryStream, QueryTag, QueryText, StatementKind};
 pub use runtime::{build_runtime, default_memory_limit};

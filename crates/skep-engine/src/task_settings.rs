@@ -28,14 +28,14 @@ const OF_THE_MACHINE: [&str; 2] =
     ["datafusion.execution.target_partitions", "datafusion.execution.planning_concurrency"];
 
 /// Sets others with it, and so comes before them.
-const OF_OTHERS: &str = "datafusion.optimizer.enable_dynamic_filter_pushdown";
+pub(crate) const OF_OTHERS: &str = "datafusion.optimizer.enable_dynamic_filter_pushdown";
 
 /// Worked out once: it takes as long as writing a stage, and is asked for with each.
 static DEFAULTS: LazyLock<BTreeMap<String, Option<String>>> =
     LazyLock::new(|| by_name(&base_options()));
 
 /// The end of the names of those others: they are always said, or a default would be lost to it.
-const SET_BY_IT: &str = "dynamic_filter_pushdown";
+pub(crate) const SET_BY_IT: &str = "dynamic_filter_pushdown";
 
 /// The settings of a session, for its tasks elsewhere.
 #[derive(Clone, PartialEq, Eq)]

@@ -216,6 +216,13 @@ impl Connection {
         }
     }
 
+    /// Waits on, unless it was silent for too long. Asked where it is written to as well: who writes
+    /// more than the other side takes may not get to reading.
+    fn unless_silent<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        ready!(self.poll_silence(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
     /// Ready once it was silent for too long.
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
@@ -242,10 +249,7 @@ impl AsyncRead for Connection {
                 self.heard(buf.filled().len() - before);
                 Poll::Ready(outcome)
             }
-            Poll::Pending => {
-                ready!(self.poll_silence(cx));
-                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-            }
+            Poll::Pending => self.unless_silent(cx),
         }
     }
 }
@@ -257,7 +261,10 @@ impl AsyncWrite for Connection {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.check(cx)?;
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        match Pin::new(&mut self.stream).poll_write(cx, buf) {
+            Poll::Pending => self.unless_silent(cx),
+            written => written,
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -274,7 +281,10 @@ impl AsyncWrite for Connection {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.check(cx)?;
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        match Pin::new(&mut self.stream).poll_write_vectored(cx, bufs) {
+            Poll::Pending => self.unless_silent(cx),
+            written => written,
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -331,6 +341,22 @@ mod tests {
         let mut connection = incoming.next().await.unwrap().unwrap();
         connection.read_exact(&mut [0; 40]).await.unwrap();
         assert_eq!(end_of(&mut connection).await, io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn who_neither_says_nor_takes_anything_is_cut_where_it_is_written_to() {
+        let silence_timeout = Duration::from_millis(50);
+        let config = GrpcConfig { silence_timeout, ..GrpcConfig::default() };
+        let (mut incoming, address, _phase) = connect(config).await;
+        let _client = TcpStream::connect(&address).await.unwrap();
+        let mut connection = incoming.next().await.unwrap().unwrap();
+        let much = vec![0; 1 << 20];
+        let error = loop {
+            if let Err(error) = connection.write_all(&much).await {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test]

@@ -96,6 +96,10 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// What sessions are kept in cannot be used.
+    #[error("cannot use the sessions in the data directory: {0}")]
+    Sessions(#[source] io::Error),
+
     /// What TLS needs is not there, or does not fit together.
     #[error("TLS: {message}")]
     Tls {
@@ -141,6 +145,7 @@ impl Error {
             Self::Engine(error) => error.hint(),
             Self::ReadConfig { .. }
             | Self::Key { .. }
+            | Self::Sessions(_)
             | Self::Cluster(_)
             | Self::Refused { .. }
             | Self::Internal { .. } => None,

@@ -353,9 +353,46 @@ async fn schema_and_values_of_a_statement_outlive_the_coordinator() {
     // The command itself as a ticket.
     let direct = Ticket::new(command.as_any().encode_to_vec());
     assert_eq!(driver.texts(token, direct).await, ["sales!"]);
-    // The session begins anew.
+    // The session goes on where it was.
     let now = ticket_of(driver.info(token, "SELECT x FROM t").await.unwrap());
-    assert_eq!(driver.texts(token, now).await, ["public"]);
+    assert_eq!(driver.texts(token, now).await, ["sales"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_outlives_the_coordinator_as_it_was_or_not_at_all() {
+    let data = data_dir();
+    let server = CoordinatorServer::start(config(Some(data.path()))).await.unwrap();
+    let driver = Driver::connect(&server).await;
+    let ann = basic("ann", "ann's secret");
+    let (plain, own) =
+        (driver.handshake(Some(&ann)).await.unwrap(), driver.handshake(Some(&ann)).await.unwrap());
+    let (plain, own) = (Some(plain.as_str()), Some(own.as_str()));
+    for token in [plain, own] {
+        driver.run(token, "SET datafusion.execution.time_zone = '+07:00'").await.unwrap();
+    }
+    driver.run(plain, "CREATE TABLE t AS SELECT 'everybody''s' AS x").await.unwrap();
+    driver.run(own, "CREATE TEMPORARY TABLE t AS SELECT 'its own' AS x").await.unwrap();
+    server.shutdown().await;
+    let server = CoordinatorServer::start(config(Some(data.path()))).await.unwrap();
+    let driver = Driver::connect(&server).await;
+    let ticket_of = |info: FlightInfo| info.endpoint.into_iter().next().unwrap().ticket.unwrap();
+    let zone = "SELECT value FROM information_schema.df_settings \
+                WHERE name = 'datafusion.execution.time_zone'";
+    let told = ticket_of(driver.info(plain, zone).await.unwrap());
+    assert_eq!(driver.texts(plain, told).await, ["+07:00"]);
+    // It would read everybody's table without a word.
+    for _ in 0..2 {
+        let refused = driver.run(own, "SELECT x FROM t").await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated);
+        assert!(refused.message().contains("it had temporary tables"), "{refused}");
+    }
+    // After the next start, too.
+    server.shutdown().await;
+    let server = CoordinatorServer::start(config(Some(data.path()))).await.unwrap();
+    let driver = Driver::connect(&server).await;
+    let told = ticket_of(driver.info(plain, zone).await.unwrap());
+    assert_eq!(driver.texts(plain, told).await, ["+07:00"]);
+    assert!(driver.run(own, "SELECT 1").await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

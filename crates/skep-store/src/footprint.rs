@@ -150,10 +150,30 @@ fn list_bytes<O: OffsetSizeTrait>(array: &dyn Array) -> usize {
 /// # Errors
 /// If arrow refuses to put an array together again.
 pub(super) fn compact(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
+    with_smaller(batch, compact_array)
+}
+
+/// Copies the texts of a batch's views that are little of what their buffers hold: a message takes
+/// those along as they are, where it cuts what other columns hold too much.
+///
+/// # Errors
+/// If arrow refuses to put the batch together again.
+pub fn compact_views(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
+    with_smaller(batch, |column| match column.data_type() {
+        DataType::Utf8View | DataType::BinaryView => compact_array(column),
+        _ => Ok(None),
+    })
+}
+
+/// Puts smaller columns in the places of those for which there are some.
+fn with_smaller(
+    batch: RecordBatch,
+    smaller: impl Fn(&ArrayRef) -> Result<Option<ArrayRef>, ArrowError>,
+) -> Result<RecordBatch, ArrowError> {
     let mut is_changed = false;
     let mut columns = Vec::with_capacity(batch.num_columns());
     for column in batch.columns() {
-        let compacted = compact_array(column)?;
+        let compacted = smaller(column)?;
         is_changed |= compacted.is_some();
         columns.push(compacted.unwrap_or_else(|| Arc::clone(column)));
     }

@@ -43,7 +43,7 @@ mod tests;
 
 pub use config::{Compression, StoreConfig};
 pub use error::{Error, Result};
-pub use footprint::{data_bytes, pieces};
+pub use footprint::{compact_views, data_bytes, pieces};
 pub use key::{PartitionKey, Readers, StorageLevel, WriterKey};
 pub use partition_store::PartitionStore;
 pub use pool::StorePool;

@@ -19,7 +19,7 @@ use super::children::{ChildProcess, END_PATIENCE, TOKEN_VARIABLE};
 use super::stop::StopRequests;
 use super::tls::{TlsArgs, flags};
 use super::worker::slots;
-use super::{fail, fail_with, runtime, say};
+use super::{fail, misconfigured, runtime, say};
 use crate::args::memory_limit;
 use crate::shell::write_message;
 use crate::size::Size;
@@ -238,11 +238,7 @@ pub(crate) fn run(args: &ClusterArgs, palette: Palette) -> ExitCode {
     };
     let shared = match args.shared() {
         Ok(shared) => shared,
-        Err(error) => {
-            let status = fail_with(&error, palette);
-            let is_usage = matches!(error, Error::InvalidConfig { .. });
-            return if is_usage { ExitCode::from(2) } else { status };
-        }
+        Err(error) => return misconfigured(&error, palette),
     };
     let outcome = runtime.block_on(async {
         let mut stop = StopRequests::listen(args.exit_with_stdin)

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use tokio::runtime::{Builder, Runtime};
 
+use self::stop::StopRequests;
 use crate::args::{Args, Role};
 use crate::report::report_message;
 use crate::style::Palette;
@@ -61,4 +62,34 @@ fn fail(message: &str, hint: Option<&str>, palette: Palette) -> ExitCode {
 /// Reports a server's error.
 fn fail_with(error: &skep_server::Error, palette: Palette) -> ExitCode {
     fail(&error.to_string(), error.hint(), palette)
+}
+
+/// Reports what is wrong with how a role was called; what its configuration says wrong is a wrong call
+/// too.
+fn misconfigured(error: &skep_server::Error, palette: Palette) -> ExitCode {
+    let status = fail_with(error, palette);
+    match error {
+        skep_server::Error::InvalidConfig { .. } => ExitCode::from(2),
+        _ => status,
+    }
+}
+
+/// Runs a role until it ends, on threads of its own, which nobody waits for then.
+fn run_role<F: Future<Output = ExitCode>>(
+    exit_with_stdin: bool,
+    palette: Palette,
+    serve: impl FnOnce(StopRequests) -> F,
+) -> ExitCode {
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("cannot start threads: {error}"), None, palette),
+    };
+    let outcome = runtime.block_on(async {
+        match StopRequests::listen(exit_with_stdin) {
+            Ok(stop) => serve(stop).await,
+            Err(error) => fail(&format!("cannot listen for signals: {error}"), None, palette),
+        }
+    });
+    runtime.shutdown_background();
+    outcome
 }

@@ -10,7 +10,7 @@ use skep_server::{Error, WorkerConfig, WorkerServer};
 use super::coordinator::scheme;
 use super::stop::StopRequests;
 use super::tls::TlsArgs;
-use super::{fail, fail_with, runtime, say};
+use super::{fail, fail_with, misconfigured, run_role, say};
 use crate::args::memory_limit;
 use crate::size::Size;
 use crate::style::Palette;
@@ -142,30 +142,16 @@ impl WorkerArgs {
 pub(crate) fn run(args: &WorkerArgs, palette: Palette) -> ExitCode {
     let config = match args.config() {
         Ok(config) => config,
-        Err(error @ Error::InvalidConfig { .. }) => {
-            fail_with(&error, palette);
-            return ExitCode::from(2);
-        }
-        Err(error) => return fail_with(&error, palette),
+        Err(error) => return misconfigured(&error, palette),
     };
     if config.coordinator.is_empty() {
         let hint = "say --coordinator, or coordinator in the configuration file";
         return fail("the coordinator to work for is missing", Some(hint), palette);
     }
-    let runtime = match runtime() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&format!("cannot start threads: {error}"), None, palette),
-    };
-    let outcome = runtime.block_on(serve(config, args.exit_with_stdin, palette));
-    runtime.shutdown_background();
-    outcome
+    run_role(args.exit_with_stdin, palette, |stop| serve(config, stop, palette))
 }
 
-async fn serve(config: WorkerConfig, exit_with_stdin: bool, palette: Palette) -> ExitCode {
-    let mut stop = match StopRequests::listen(exit_with_stdin) {
-        Ok(stop) => stop,
-        Err(error) => return fail(&format!("cannot listen for signals: {error}"), None, palette),
-    };
+async fn serve(config: WorkerConfig, mut stop: StopRequests, palette: Palette) -> ExitCode {
     let scheme = scheme(&config.tls);
     let server = tokio::select! {
         started = WorkerServer::start(config) => match started {

@@ -519,6 +519,37 @@ async fn two_copies_lie_on_different_workers_and_one_is_enough() {
     assert_eq!(figure(&client, "facts", "rebuilt").await, "0");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_was_lost_is_made_again_of_the_one_that_is_left() {
+    let (cluster, server) = (Cluster::start(3, 1, "").await, tables());
+    let statement = "CACHE TABLE facts OPTIONS ('storageLevel' 'MEMORY_ONLY_2')";
+    let client = session(&cluster, &server, &[statement]).await;
+    let shown = "copies || ' ' || cached_partitions || ' ' || worker";
+    assert_eq!(figure(&client, "facts", shown).await, "2 3 w1, w2, w3");
+    let mut expected = embedded_answer(&preamble(&server), GROUPED).await;
+    // Nothing is read from files for it.
+    hold_facts(&server);
+    signal(cluster.worker("w3").pid, Signal::Kill).unwrap();
+    let copies = "SELECT copies, worker FROM system.cached_tables WHERE table_name = 'facts'";
+    wait_for(&client, copies, &["2", "w1, w2"]).await;
+    // So each of the two has all of it.
+    signal(cluster.worker("w2").pid, Signal::Kill).unwrap();
+    wait_until_lost(&cluster, "w2").await;
+    check(&cluster, &client, GROUPED, &mut expected).await;
+    assert_eq!(figure(&client, "facts", shown).await, "1 3 w1");
+    // Whoever comes is one for it.
+    let _newcomer = Role::worker(&cluster.processes.url, &[]);
+    let copies = "SELECT copies FROM system.cached_tables WHERE table_name = 'facts'";
+    wait_for(&client, copies, &["2"]).await;
+    signal(cluster.worker("w1").pid, Signal::Kill).unwrap();
+    wait_until_lost(&cluster, "w1").await;
+    check(&cluster, &client, GROUPED, &mut expected).await;
+    assert_eq!(figure(&client, "facts", "rebuilt").await, "0");
+    rows(&client, "UNCACHE TABLE facts").await.unwrap();
+    let stored = "SELECT sum(stored_bytes) FROM system.workers WHERE state = 'live'";
+    cluster.wait_for(stored, |rows| rows == [["0"]]).await;
+}
+
 /// Starts a coordinator with a data directory, at an address.
 fn coordinator(data_dir: &str, listen: &str) -> (Role, String) {
     let config = format!("{data_dir}/coordinator.toml");

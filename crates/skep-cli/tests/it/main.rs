@@ -20,6 +20,7 @@ mod remote;
 mod role;
 mod roles;
 mod stdin;
+mod suspended;
 mod system_tables;
 mod task_settings;
 mod terminal;

@@ -21,6 +21,23 @@ fn prompt(home: &TempDir) -> Terminal {
     terminal
 }
 
+/// Checks that it still answers, and ends it.
+#[track_caller]
+fn answers_and_ends(mut terminal: Terminal) {
+    terminal.send("SELECT 6 * 7 AS n;\r");
+    let shown = terminal.wait_for("│     42 │");
+    assert!(!shown.contains("error"), "{shown}");
+    ends(terminal);
+}
+
+/// Ends it where it asks for the next statement.
+#[track_caller]
+fn ends(mut terminal: Terminal) {
+    terminal.wait_for("\nskep> ");
+    terminal.send("\x04");
+    assert_eq!(terminal.finish().0, Some(0));
+}
+
 fn home() -> TempDir {
     tempfile::tempdir().unwrap()
 }
@@ -55,9 +72,7 @@ fn enter_goes_on_until_the_statement_ends() {
     terminal.wait_for(" ...> ");
     terminal.send(";\r");
     terminal.wait_for("│     42 │");
-    terminal.wait_for("\nskep> ");
-    terminal.send("\x04");
-    assert_eq!(terminal.finish().0, Some(0));
+    ends(terminal);
 }
 
 #[test]
@@ -75,9 +90,7 @@ fn statements_without_rows_say_what_they_did() {
     terminal.wait_for("\nskep> ");
     terminal.send("\\d bees\r");
     terminal.wait_for("│ name ");
-    terminal.wait_for("\nskep> ");
-    terminal.send("\x04");
-    assert_eq!(terminal.finish().0, Some(0));
+    ends(terminal);
 }
 
 #[test]
@@ -90,11 +103,7 @@ fn an_interrupt_cancels_the_statement_and_keeps_the_prompt() {
     terminal.interrupt();
     terminal.wait_for("cancelled after ");
     terminal.wait_for("\nskep> ");
-    terminal.send("SELECT 6 * 7 AS n;\r");
-    terminal.wait_for("│     42 │");
-    terminal.wait_for("\nskep> ");
-    terminal.send("\x04");
-    assert_eq!(terminal.finish().0, Some(0));
+    answers_and_ends(terminal);
 }
 
 #[test]
@@ -105,12 +114,7 @@ fn ctrl_c_at_the_prompt_clears_the_line() {
     terminal.wait_for("nonsense");
     terminal.send("\x03");
     terminal.wait_for("\nskep> ");
-    terminal.send("SELECT 6 * 7 AS n;\r");
-    let shown = terminal.wait_for("│     42 │");
-    assert!(!shown.contains("error"), "{shown}");
-    terminal.wait_for("\nskep> ");
-    terminal.send("\x04");
-    assert_eq!(terminal.finish().0, Some(0));
+    answers_and_ends(terminal);
 }
 
 #[test]
@@ -126,9 +130,7 @@ fn errors_keep_the_prompt() {
     terminal.wait_for("\nskep> ");
     terminal.send(".read /nowhere.sql\r");
     terminal.wait_for("error: cannot read /nowhere.sql");
-    terminal.wait_for("\nskep> ");
-    terminal.send("\x04");
-    assert_eq!(terminal.finish().0, Some(0));
+    ends(terminal);
 }
 
 #[test]
@@ -140,9 +142,7 @@ fn statements_are_remembered_for_the_user_alone() {
     terminal.wait_for("\nskep> ");
     terminal.send(" SELECT 'se' || 'cret' AS s;\r");
     terminal.wait_for("│ secret");
-    terminal.wait_for("\nskep> ");
-    terminal.send("\x04");
-    assert_eq!(terminal.finish().0, Some(0));
+    ends(terminal);
     let file = home.path().join(".local/state/skep/history.txt");
     assert_eq!(fs::read_to_string(&file).unwrap(), "SELECT 6 * 7 AS n;\n");
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
@@ -152,9 +152,7 @@ fn statements_are_remembered_for_the_user_alone() {
     terminal.wait_for("SELECT 6 * 7 AS n;");
     terminal.send("\r");
     terminal.wait_for("│     42 │");
-    terminal.wait_for("\nskep> ");
-    terminal.send("\x04");
-    assert_eq!(terminal.finish().0, Some(0));
+    ends(terminal);
 }
 
 #[test]
@@ -244,9 +242,7 @@ fn a_conversation_with_a_coordinator_is_as_one_with_this_process() {
     terminal.send("SELECT 1 +;\r");
     terminal.wait_for("error: ");
     terminal.wait_for("--> prompt:1:");
-    terminal.wait_for("\nskep> ");
-    terminal.send("\x04");
-    assert_eq!(terminal.finish().0, Some(0));
+    ends(terminal);
     // It was the coordinator's.
     let listed =
         run(&[&coordinator.url, "--format", "csv", "-c", "SELECT max(name) AS m FROM bees"]);
@@ -278,11 +274,7 @@ fn an_interrupt_cancels_what_a_coordinator_runs_and_keeps_the_prompt() {
     while states("cancelled") != "n\n1\n" {
         assert!(Instant::now() < deadline, "it runs on");
     }
-    terminal.send("SELECT 6 * 7 AS n;\r");
-    terminal.wait_for("│     42 │");
-    terminal.wait_for("\nskep> ");
-    terminal.send("\x04");
-    assert_eq!(terminal.finish().0, Some(0));
+    answers_and_ends(terminal);
 }
 
 #[test]
@@ -316,9 +308,7 @@ fn a_password_is_asked_for_and_not_shown() {
     terminal.wait_for("\nskep> ");
     terminal.send("CREATE TABLE t (x INT);\r");
     terminal.wait_for("user \"rita\" is a reader");
-    terminal.wait_for("\nskep> ");
-    terminal.send("\x04");
-    assert_eq!(terminal.finish().0, Some(0));
+    ends(terminal);
     let mut terminal = Terminal::start(at_terminal(), home.path(), 80);
     terminal.wait_for("password of rita: ");
     terminal.send("a guess\r");

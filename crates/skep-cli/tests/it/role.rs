@@ -38,6 +38,17 @@ impl Role {
         Self { child, stdin, lines, errors }
     }
 
+    /// Starts a worker of two slots, with more in its environment, and waits until it is one.
+    #[track_caller]
+    pub(crate) fn worker(coordinator: &str, environment: &[(&str, &str)]) -> Self {
+        let mut command = skep(&["worker", "--coordinator", coordinator, "--exit-with-stdin"]);
+        command.args(["--slots", "2", "--memory", "256MiB"]).envs(environment.iter().copied());
+        let worker = Self::spawn(command);
+        let line = worker.line();
+        assert!(line.starts_with("worker "), "{line}");
+        worker
+    }
+
     /// Returns the next line of its standard output.
     #[track_caller]
     pub(crate) fn line(&self) -> String {
@@ -145,18 +156,7 @@ impl Coordinator {
     /// Starts one with a worker.
     pub(crate) fn start_with_worker(args: &[&str]) -> Self {
         let coordinator = Self::start(args);
-        let worker = Role::start(&[
-            "worker",
-            "--coordinator",
-            &coordinator.url,
-            "--slots",
-            "2",
-            "--memory",
-            "256MiB",
-            "--exit-with-stdin",
-        ]);
-        let line = worker.line();
-        assert!(line.starts_with("worker "), "{line}");
+        let worker = Role::worker(&coordinator.url, &[]);
         Self { _worker: Some(worker), ..coordinator }
     }
 

@@ -224,3 +224,39 @@ fn a_dead_worker_is_told_and_replaced_if_wanted() {
     assert!(again.starts_with(&format!("worker {id} pid ")), "{again}");
     assert_ne!(pid(&again), pid(&workers[0]));
 }
+
+#[test]
+fn a_coordinator_without_workers_answers_what_is_little_work() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("skep.toml");
+    fs::write(&config, "[scheduler]\nno_worker_timeout = '1s'\n").unwrap();
+    let coordinator = Coordinator::start(&["--config", config.to_str().unwrap()]);
+    let path = directory.path().join("t.parquet").display().to_string();
+    let ask = |query: &str| run(&[&coordinator.url, "--format", "csv", "-c", query]);
+    let copy = format!("COPY (SELECT value AS k FROM generate_series(1, 1000)) TO '{path}'");
+    ask(&copy).success();
+    // Each of these would wait for a worker, and fail, if it were not known to be next to nothing.
+    for (query, answer) in [
+        (format!("SELECT (SELECT max(k) FROM '{path}' WHERE k < 8) AS m"), "m\n7\n"),
+        (format!("SELECT 1 AS a WHERE EXISTS (SELECT 1 FROM '{path}' WHERE k > 999)"), "a\n1\n"),
+        (format!("SELECT EXISTS (SELECT 1 FROM '{path}' WHERE k > 1000) AS e"), "e\nfalse\n"),
+        ("SELECT sum(value) AS s FROM generate_series(1, 100)".to_owned(), "s\n5050\n"),
+        (
+            format!(
+                "SELECT count(*) AS n FROM '{path}' WHERE k IN (SELECT value FROM \
+                 generate_series(1, 10)) AND EXISTS (SELECT 1 FROM generate_series(1, 3))"
+            ),
+            "n\n10\n",
+        ),
+    ] {
+        assert_eq!(ask(&query).success(), answer, "{query}");
+    }
+    for query in [
+        "SELECT count(*) FROM generate_series(1, 1000000000000)".to_owned(),
+        format!("SELECT count(*) FROM '{path}' AS a JOIN '{path}' AS b ON a.k < b.k"),
+    ] {
+        let refused = ask(&query);
+        assert_eq!(refused.code, Some(1), "{query}");
+        assert!(refused.stderr.contains("no live worker for 1s"), "{query}: {}", refused.stderr);
+    }
+}

@@ -45,20 +45,7 @@ impl Place {
         args.extend(["--allow-root", &open]);
         args.extend(more);
         let coordinator = Coordinator::start(&args);
-        let mut worker = skep(&[
-            "worker",
-            "--coordinator",
-            &coordinator.url,
-            "--slots",
-            "2",
-            "--memory",
-            "256MiB",
-            "--exit-with-stdin",
-        ]);
-        worker.env("SKEP_CLUSTER_TOKEN", TOKEN);
-        let worker = Role::spawn(worker);
-        let line = worker.line();
-        assert!(line.starts_with("worker "), "{line}");
+        let worker = Role::worker(&coordinator.url, &[("SKEP_CLUSTER_TOKEN", TOKEN)]);
         Self { directory, coordinator, _worker: worker }
     }
 

@@ -26,6 +26,8 @@ use crate::scheduler::{
 pub struct CacheDirectory {
     pool: Arc<dyn MemoryPool>,
     state: Mutex<State>,
+    /// How many lost partitions were made again.
+    remade: watch::Sender<u64>,
 }
 
 type ContentKey = (Arc<str>, Epoch);
@@ -114,7 +116,12 @@ pub enum Purpose {
 impl CacheDirectory {
     /// Makes an empty directory; what is known of partitions is accounted in `pool`.
     pub fn new(pool: Arc<dyn MemoryPool>) -> Self {
-        Self { pool, state: Mutex::default() }
+        Self { pool, state: Mutex::default(), remade: watch::Sender::new(0) }
+    }
+
+    /// Lets wait for lost partitions that are made again.
+    pub fn remade(&self) -> watch::Receiver<u64> {
+        self.remade.subscribe()
     }
 
     /// Takes note of a content.
@@ -193,6 +200,7 @@ impl CacheDirectory {
         let is_again = was_made && part.copies.is_empty();
         if part.copies.insert(life, size).is_none() && is_again {
             entry.rebuilt += 1;
+            self.remade.send_modify(|count| *count += 1);
         }
         true
     }
@@ -307,6 +315,14 @@ impl CacheDirectory {
         entry.map_or(0, |entry| entry.parts.iter().map(|it| it.copies.len().min(wanted)).sum())
     }
 
+    /// Tells whether somebody keeps each partition, and some of them fewer than are wanted.
+    pub fn lacks_copies(&self, shape: &CachedShape, wanted: usize) -> bool {
+        let state = self.state.lock();
+        let Some(entry) = state.contents.get(&content_of(shape)) else { return false };
+        let counts = || entry.parts.iter().map(|part| part.copies.len());
+        counts().all(|count| count > 0) && counts().any(|count| count < wanted)
+    }
+
     /// Returns where a query would find the partitions of a content, among these lives.
     ///
     /// Shape: an entry for each partition; `None` for one that must be made.
@@ -367,6 +383,7 @@ impl CacheDirectory {
         let reported = reported.map(|(_, size)| (size.memory_bytes, size.disk_bytes));
         let sizes: Vec<(u64, u64)> = entry.measured.values().copied().chain(reported).collect();
         HostedFigures {
+            copies: entry.parts.iter().map(|part| part.copies.len()).min().unwrap_or(0) as u64,
             cached_partitions: entry.parts.iter().filter(|it| !it.copies.is_empty()).count() as u64,
             memory_bytes: sizes.iter().map(|(memory, _)| memory).sum(),
             disk_bytes: sizes.iter().map(|(_, disk)| disk).sum(),

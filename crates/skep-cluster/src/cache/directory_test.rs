@@ -215,3 +215,30 @@ fn what_is_refused_is_offered_again_after_ever_more_uses() {
     }
     assert_eq!(directory.refused(&table), [0; 0]);
 }
+
+#[test]
+fn a_table_lacks_copies_when_all_of_it_is_kept_and_some_of_it_by_too_few() {
+    let (directory, table) = (directory(), shape("t", 2, false));
+    directory.add(&table);
+    let remade = directory.remade();
+    // Not made yet, and made in part.
+    assert!(!directory.lacks_copies(&table, 2));
+    assert!(directory.record(life(1), &report("t", 0)));
+    assert!(!directory.lacks_copies(&table, 2));
+    assert!(directory.record(life(2), &report("t", 1)));
+    assert!(directory.lacks_copies(&table, 2) && !directory.lacks_copies(&table, 1));
+    for (worker, partition) in [(2, 0), (1, 1)] {
+        assert!(directory.record(life(worker), &report("t", partition)));
+    }
+    assert!(!directory.lacks_copies(&table, 2));
+    assert_eq!(directory.figures(&table).copies, 2);
+    directory.lose_life(life(1));
+    assert!(directory.lacks_copies(&table, 2));
+    assert_eq!(directory.figures(&table).copies, 1);
+    directory.lose_life(life(2));
+    // What nobody keeps is not to be copied, but made.
+    assert!(!directory.lacks_copies(&table, 2));
+    assert_eq!(directory.figures(&table).copies, 0);
+    directory.remove(&table.key, table.epoch);
+    assert!(!directory.lacks_copies(&table, 2) && !remade.has_changed().unwrap());
+}

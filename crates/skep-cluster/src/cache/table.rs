@@ -17,14 +17,15 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use parking_lot::Mutex;
 use skep_engine::{
-    CacheScanExec, HostedFigures, HostedHold, HostedTable, PartitionSummary, Result,
+    CacheScanExec, CacheScanParts, HostedFigures, HostedHold, HostedTable, PartitionSummary, Result,
 };
+use tokio::sync::OwnedMutexGuard;
 
 use super::directory::CacheDirectory;
 use super::groups::groups;
 use crate::codec;
-use crate::exchange::plan::CachedTarget;
-use crate::ids::Epoch;
+use crate::exchange::plan::{CachedTarget, Output};
+use crate::ids::{Epoch, StageId};
 use crate::membership::WorkerLife;
 use crate::stage_planner::{Place, Stage, StagePlan, shifted};
 use crate::worker::{EncodedStage, StageProgram};
@@ -62,7 +63,12 @@ pub struct ClusterTable {
     encoded: Mutex<HashMap<usize, Arc<[Option<EncodedStage>]>>>,
     keeper: Arc<dyn Keeper>,
     uses: Arc<Uses>,
+    /// Held while partitions or copies are made for their own sake.
+    filling: Arc<tokio::sync::Mutex<()>>,
 }
+
+/// What keeps others from filling a table at the same time.
+pub type Filling = OwnedMutexGuard<()>;
 
 /// A cached table in a query: its stages begin at `offset`.
 #[derive(Debug, Clone)]
@@ -115,7 +121,59 @@ impl ClusterTable {
             keeper: Arc::clone(&keeper),
             state: Mutex::default(),
         });
-        Self { target, copies, stages, context, encoded: Mutex::default(), keeper, uses }
+        let (encoded, filling) = (Mutex::default(), Arc::default());
+        Self { target, copies, stages, context, encoded, keeper, uses, filling }
+    }
+
+    /// Returns how many copies are wanted.
+    pub fn copies(&self) -> usize {
+        self.copies
+    }
+
+    /// Returns how many copies of all partitions there are, of each no more than wanted.
+    pub fn copy_count(&self, wanted: usize) -> usize {
+        self.keeper.directory().copy_count(&self.target.shape, wanted)
+    }
+
+    /// Returns what is to be held by whoever makes copies, if the table is still wanted, all of it is
+    /// kept, some of it by fewer than are wanted, and nobody is at it.
+    pub fn lacking(&self, wanted: usize) -> Option<Filling> {
+        let is_ended = self.uses.state.lock().is_ended;
+        let filling = Arc::clone(&self.filling).try_lock_owned().ok()?;
+        let lacks = self.keeper.directory().lacks_copies(&self.target.shape, wanted);
+        (lacks && !is_ended).then_some(filling)
+    }
+
+    /// Returns the stages that copy it from those who keep it, and what their tasks run: those that
+    /// make it, of which nothing runs as long as it is kept, and a last one that reads it as a query
+    /// does.
+    ///
+    /// # Errors
+    /// If the last one cannot travel.
+    pub fn copying(self: &Arc<Self>) -> DfResult<(StagePlan, Vec<StageProgram>)> {
+        let mut programs = self.programs(0)?;
+        let mut stages = self.stages.stages.clone();
+        let shape = &self.target.shape;
+        let last = stages.len().saturating_sub(1) as u32;
+        let scan = CacheScanExec::from_parts(CacheScanParts {
+            shape: Arc::clone(shape),
+            producer: last,
+            projection: (0..shape.schema.fields().len()).collect(),
+            filter: None,
+            is_filter: false,
+            dynamic_filters: Vec::new(),
+            groups: None,
+            batches: None,
+        })?;
+        let output = Output::Cached(Arc::clone(&self.target));
+        let copy = Stage::new(StageId(last + 1), Arc::new(scan), output, Place::Workers);
+        let copy = Stage { lineage_of: Some(shape.name.as_str().into()), ..copy };
+        let settings = codec::encode_settings(&self.context)?;
+        let encoded = codec::encode_stage_with(&copy, &settings, &self.context)?;
+        programs.push(StageProgram::Encoded(encoded));
+        stages.push(copy);
+        let tables = vec![TableUse { offset: 0, table: Arc::clone(self) }];
+        Ok((StagePlan { stages, tables }, programs))
     }
 
     /// Returns how messages call it.
@@ -262,9 +320,10 @@ impl ClusterTable {
 #[async_trait]
 impl HostedTable for ClusterTable {
     async fn fill(&self) -> Result<()> {
+        let _filling = self.filling.lock().await;
         let _uses = self.begin_use();
         for copies in 1..=self.copies {
-            let count = || self.keeper.directory().copy_count(&self.target.shape, copies);
+            let count = || self.copy_count(copies);
             for _round in 0..ROUNDS {
                 let before = count();
                 if before >= copies * self.target.shape.partition_count {

@@ -7,6 +7,7 @@
 //! travel, tables that are too small to be worth a task, unless they are clustered, and all that is
 //! cached while no worker lives.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -19,16 +20,19 @@ use tracing::info;
 
 use super::Shared;
 use super::driver::{Notice, Request, Submission};
-use super::executor::{shown_text, work};
+use super::effort::work;
+use super::executor::shown_text;
 use super::failure::failure_error;
 use super::graph::query_graph;
+use super::replicas::AWAITED;
 use super::result::Lease;
 use crate::cache::directory::Purpose;
 use crate::cache::{CacheDirectory, ClusterTable, Keeper};
 use crate::exchange::plan::{CachedTarget, Output};
 use crate::ids::Epoch;
 use crate::scheduler::{Event, QuerySettings};
-use crate::stage_planner::{Remake, StageOptions, StagePlanner, remakes};
+use crate::stage_planner::{Remake, StageOptions, StagePlan, StagePlanner, remakes};
+use crate::worker::StageProgram;
 
 /// Has the workers of a coordinator keep cached tables.
 #[derive(Debug)]
@@ -102,12 +106,15 @@ impl CacheHost for ClusterHost {
         }
         let keeper = Arc::new(Self { shared: Arc::clone(&self.shared) });
         let copies = level.replicas();
-        let table = ClusterTable::new(target, copies, stages, context, keeper);
+        let table = Arc::new(ClusterTable::new(target, copies, stages, context, keeper));
         if let Err(error) = table.programs(0) {
             info!(%error, "a table is cached on the coordinator: what makes it cannot travel");
             return Ok(None);
         }
-        Ok(Some(Arc::new(table)))
+        if copies > 1 {
+            self.shared.replicated.add(&table);
+        }
+        Ok(Some(table))
     }
 }
 
@@ -119,30 +126,11 @@ impl Keeper for ClusterHost {
 
     async fn make(&self, table: &ClusterTable, copies: usize) -> Result<()> {
         let context = table.context();
-        let query = self.shared.name_query(context);
         let deadline = context.session_config().get_extension::<Deadline>();
-        let mut lease = Lease::new(Arc::clone(&self.shared), query, deadline);
-        let mut notices = self.submit(table, copies, context, query).await?;
-        loop {
-            match notices.recv().await {
-                // It is not read, and stays where it is.
-                Some(Notice::Ready { result, .. }) => {
-                    let fetched = Request::Event(Event::ResultFetched { result });
-                    let sent = self.shared.requests.send(fetched).await;
-                    sent.map_err(|_ended| Error::Cancelled)?;
-                }
-                Some(Notice::Finished { .. }) => {
-                    lease.end();
-                    return Ok(());
-                }
-                Some(Notice::Failed(failure)) => {
-                    lease.end();
-                    return Err(failure_error(failure));
-                }
-                Some(_) => {}
-                None => return Err(Error::Cancelled),
-            }
-        }
+        let timeout = deadline.as_ref().map(|deadline| deadline.remaining());
+        let settings = QuerySettings { timeout, weight: AWAITED };
+        let making = Making { copies, settings, deadline };
+        self.run(making, context, table.stages(), table.programs(0)?).await
     }
 
     fn release(&self, table: &Arc<str>, epoch: Epoch) {
@@ -158,38 +146,76 @@ impl Keeper for ClusterHost {
     }
 }
 
+/// How partitions are made.
+struct Making {
+    /// So many of each.
+    copies: usize,
+    settings: QuerySettings,
+    /// When whoever waits for them gives up.
+    deadline: Option<Arc<Deadline>>,
+}
+
 impl ClusterHost {
-    async fn submit(
+    /// Copies the partitions of which there are fewer copies from those who keep them. Nobody waits
+    /// for that: it has the smallest share of the slots.
+    ///
+    /// # Errors
+    /// What keeps them from being copied; not that there is no room.
+    pub(super) async fn copy(&self, table: &Arc<ClusterTable>, copies: usize) -> Result<()> {
+        let _held = table.hold();
+        let (stages, programs) = table.copying()?;
+        let timeout = Some(self.shared.options.copy_timeout);
+        let settings = QuerySettings { timeout, weight: NonZeroU32::MIN };
+        let making = Making { copies, settings, deadline: None };
+        self.run(making, table.context(), &stages, programs).await
+    }
+
+    /// Runs a query whose last stage makes partitions, to its end.
+    async fn run(
         &self,
-        table: &ClusterTable,
-        copies: usize,
+        making: Making,
         context: &TaskContext,
-        query: crate::ids::QueryId,
-    ) -> Result<mpsc::UnboundedReceiver<Notice>> {
+        stages: &StagePlan,
+        programs: Vec<StageProgram>,
+    ) -> Result<()> {
+        let Making { copies, settings, deadline } = making;
         let shared = &self.shared;
+        let query = shared.name_query(context);
+        let mut lease = Lease::new(Arc::clone(shared), query, deadline);
         let internal =
             |error: crate::Error| Error::from(datafusion::error::DataFusionError::from(error));
-        let mut graph = query_graph(table.stages()).map_err(internal)?;
+        let mut graph = query_graph(stages).map_err(internal)?;
         let snapshot = Arc::clone(&shared.snapshot.borrow());
         shared.cache.tell(&mut graph, &snapshot, Purpose::Keep(copies));
         #[expect(
             clippy::disallowed_methods,
             reason = "as many notices as there are attempts of result tasks, and the driver never waits"
         )]
-        let (notices, inbox) = mpsc::unbounded_channel();
-        let timeout = context.session_config().get_extension::<Deadline>();
-        let timeout = timeout.map(|deadline| deadline.remaining());
-        let submission = Submission {
-            query,
-            graph,
-            settings: QuerySettings { timeout, ..QuerySettings::default() },
-            programs: table.programs(0)?,
-            text: shown_text(context),
-            keeps_operators: false,
-            notices,
-        };
+        let (notices, mut inbox) = mpsc::unbounded_channel();
+        let text = shown_text(context);
+        let submission =
+            Submission { query, graph, settings, programs, text, keeps_operators: false, notices };
         let sent = shared.requests.send(Request::Submit(Box::new(submission))).await;
         sent.map_err(|_ended| Error::Cancelled)?;
-        Ok(inbox)
+        loop {
+            match inbox.recv().await {
+                // It is not read, and stays where it is.
+                Some(Notice::Ready { result, .. }) => {
+                    let fetched = Request::Event(Event::ResultFetched { result });
+                    let sent = shared.requests.send(fetched).await;
+                    sent.map_err(|_ended| Error::Cancelled)?;
+                }
+                Some(Notice::Finished { .. }) => {
+                    lease.end();
+                    return Ok(());
+                }
+                Some(Notice::Failed(failure)) => {
+                    lease.end();
+                    return Err(failure_error(failure));
+                }
+                Some(_) => {}
+                None => return Err(Error::Cancelled),
+            }
+        }
     }
 }

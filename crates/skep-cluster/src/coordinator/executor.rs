@@ -5,16 +5,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::catalog::memory::DataSourceExec;
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::error::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::analyze::AnalyzeExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::filter::FilterExec;
-use datafusion::physical_plan::joins::{CrossJoinExec, NestedLoopJoinExec};
 use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -27,7 +23,9 @@ use tracing::info;
 use super::Shared;
 use super::analyze::Analysis;
 use super::driver::{Request, Submission, TaskOperators};
+use super::effort::work;
 use super::graph::{place, query_graph};
+use super::replicas::AWAITED;
 use super::result::{Lease, ResultReader};
 use crate::cache::AroundRefused;
 use crate::cache::directory::Purpose;
@@ -102,7 +100,7 @@ impl ClusterExecutor {
         }
         let bound = self.shared.options.small_query_bytes;
         let is_small = work(plan).is_some_and(|bytes| bytes <= bound);
-        is_small.then(|| format!("reads no more than {bound} bytes of files"))
+        is_small.then(|| format!("is worth no more than {bound} bytes of files"))
     }
 
     /// Makes what the tasks of each stage run; or says why that cannot travel.
@@ -163,7 +161,7 @@ impl ClusterExecutor {
         let submission = Submission {
             query,
             graph,
-            settings: QuerySettings { timeout, ..QuerySettings::default() },
+            settings: QuerySettings { timeout, weight: AWAITED },
             programs,
             text: shown_text(context),
             keeps_operators,
@@ -234,27 +232,6 @@ pub(super) fn shown_text(context: &TaskContext) -> Option<Arc<str>> {
 
 fn internal(message: &str) -> Error {
     Error::Internal { message: message.to_owned(), source: None }
-}
-
-/// Returns the bytes of files that a plan reads, if they say what it costs to run: not if rows come
-/// from elsewhere or are multiplied.
-pub(super) fn work(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
-    let mut bytes = Some(0_u64);
-    let walked = plan.apply(|node| {
-        let scan = node.downcast_ref::<DataSourceExec>();
-        let files = scan.and_then(|scan| scan.data_source().downcast_ref::<FileScanConfig>());
-        let own = match files {
-            Some(files) => {
-                let files = files.file_groups.iter().flat_map(|group| group.iter());
-                Some(files.map(|file| file.object_meta.size).sum())
-            }
-            None if node.children().is_empty() => None,
-            None => (!node.is::<CrossJoinExec>() && !node.is::<NestedLoopJoinExec>()).then_some(0),
-        };
-        bytes = bytes.zip(own).map(|(bytes, own): (u64, u64)| bytes.saturating_add(own));
-        Ok(TreeNodeRecursion::Continue)
-    });
-    walked.ok().and(bytes)
 }
 
 /// Tells whether a plan gives its first rows before it has read its last: nothing in it gathers,

@@ -4,10 +4,12 @@
 //!   request, in one queue.
 //! - [`connections`]: the control streams of the workers, seen from here.
 //! - [`members`]: what those streams say, on its way to the driver.
+//! - [`effort`]: whether a query is worth a worker.
 //! - [`executor`]: the engine's [`QueryExecutor`](skep_engine::QueryExecutor) over all this.
 //! - [`system_tables`], [`analyze`], [`monitor`]: what people see of it.
 //! - [`local_queries`]: what runs in this very process, for those who look.
 //! - [`cached_tables`]: has the workers keep cached tables.
+//! - [`replicas`]: makes second copies of them again.
 //! - [`owners`]: whose queries are whose.
 //! - [`graph`]: a query's stages as the scheduler sees them.
 //! - [`result`]: reads the last stage's outputs, and goes on where one is lost.
@@ -20,6 +22,7 @@ pub mod analyze;
 mod cached_tables;
 pub mod connections;
 pub mod driver;
+mod effort;
 pub mod executor;
 mod failure;
 pub mod graph;
@@ -28,6 +31,7 @@ pub mod members;
 mod monitor;
 pub mod options;
 mod owners;
+mod replicas;
 pub mod result;
 pub mod system_tables;
 mod ties;
@@ -54,6 +58,7 @@ use self::executor::ClusterExecutor;
 use self::local_queries::LocalQueries;
 use self::members::DriverMembers;
 use self::owners::Owners;
+use self::replicas::Replicated;
 use crate::cache::CacheDirectory;
 use crate::codec::PlanDecoder;
 use crate::exchange::fetch::Fetcher;
@@ -67,6 +72,7 @@ use crate::worker::{RunnerConfig, TaskRunner};
 pub struct Coordinator {
     shared: Arc<Shared>,
     _driver: SpawnedTask<()>,
+    _replicas: SpawnedTask<()>,
 }
 
 /// What everybody who talks to the driver holds.
@@ -81,6 +87,7 @@ pub(crate) struct Shared {
     pub(crate) local: Arc<LocalQueries>,
     pub(crate) owners: Arc<Owners>,
     pub(crate) cache: Arc<CacheDirectory>,
+    pub(crate) replicated: Replicated,
     next_query: AtomicU64,
 }
 
@@ -148,9 +155,12 @@ impl Coordinator {
             local,
             owners,
             cache,
+            replicated: Replicated::default(),
             next_query,
         };
-        Self { shared: Arc::new(shared), _driver: driver }
+        let shared = Arc::new(shared);
+        let replicas = SpawnedTask::spawn(replicas::keep_up(Arc::clone(&shared)));
+        Self { shared, _driver: driver, _replicas: replicas }
     }
 
     /// Returns what runs the engine's plans on this cluster.

@@ -25,12 +25,14 @@ pub struct CoordinatorOptions {
     /// Most bytes of one query's result that wait in the coordinator's memory for a client that is
     /// slower than the query; the rest waits on disk.
     pub result_memory_bytes: usize,
-    /// A query that reads no more than this runs on the coordinator, in one process. Units: bytes in
-    /// the files.
+    /// A query that is worth no more than this runs on the coordinator, in one process. Units: bytes
+    /// in the files, or what counts as much.
     pub small_query_bytes: u64,
     /// How long after its start a coordinator waits for workers that keep cached tables of the one
     /// before it.
     pub expect_kept: Duration,
+    /// How long it may take to make the lost copies of a cached table again, waiting included.
+    pub copy_timeout: Duration,
 }
 
 impl Default for CoordinatorOptions {
@@ -46,6 +48,7 @@ impl Default for CoordinatorOptions {
             result_memory_bytes: 32 << 20,
             small_query_bytes: 256 * 1024,
             expect_kept: Duration::from_secs(60),
+            copy_timeout: Duration::from_secs(600),
         }
     }
 }

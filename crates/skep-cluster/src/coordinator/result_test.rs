@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::super::local_queries::LocalQueries;
 use super::super::owners::Owners;
+use super::super::replicas::Replicated;
 use super::super::{Clock, CoordinatorOptions};
 use super::*;
 use crate::exchange::fetch::{Arrival, Fetcher};
@@ -99,6 +100,7 @@ impl Play {
             local: Arc::new(LocalQueries::new(clock, 1)),
             owners: Arc::new(Owners::new(1)),
             cache: Arc::new(crate::cache::CacheDirectory::new(Arc::clone(&pool))),
+            replicated: Replicated::default(),
             next_query: AtomicU64::new(1),
         });
         #[expect(clippy::disallowed_methods, reason = "as in the executor")]

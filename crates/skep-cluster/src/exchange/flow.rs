@@ -140,26 +140,33 @@ impl SlotCredit {
     /// Returns what would fill the window again, once half of it is used up.
     pub(super) fn wish(&self, share: u64) -> Option<Wish> {
         let window = self.window.min(share) as i64;
-        let held = self.outstanding + self.queued as i64;
+        let held = self.held();
         if held.saturating_mul(2) > window {
             return None;
         }
-        let credit = window - held;
-        let reserve = (self.outstanding + credit).max(0) - self.outstanding.max(0);
-        Some(Wish { credit: credit as u64, reserve: reserve as u64 })
+        Some(self.wish_for(window - held))
     }
 
     /// Returns what may be sent ahead: up to twice the window, within a share.
     pub(super) fn wish_ahead(&self, share: u64) -> Option<Wish> {
         let window = self.window.saturating_mul(2).min(share) as i64;
-        let held = self.outstanding + self.queued as i64;
-        let credit = window - held;
+        let credit = window - self.held();
         // Not each little gap: a message for each batch would cost more than it brings.
         if credit <= 0 || credit < window / 4 {
             return None;
         }
+        Some(self.wish_for(credit))
+    }
+
+    /// Returns what is on its way or waits.
+    fn held(&self) -> i64 {
+        self.outstanding + self.queued as i64
+    }
+
+    /// Returns a wish for so much credit: a debt is paid with it first, which needs no memory.
+    fn wish_for(&self, credit: i64) -> Wish {
         let reserve = (self.outstanding + credit).max(0) - self.outstanding.max(0);
-        Some(Wish { credit: credit as u64, reserve: reserve as u64 })
+        Wish { credit: credit as u64, reserve: reserve as u64 }
     }
 
     /// Grants a wish whose memory is reserved; the next window is twice as large.

@@ -128,24 +128,8 @@ impl Link {
             is_growing: output.is_growing,
         };
         state.slots.insert(slot, opened);
-        drop(state);
-        self.fill_ahead(slot);
+        state.fill_ahead(slot, &self.budget);
         slot
-    }
-
-    /// Asks for more than the consumer has room for, if the slot is filled ahead and memory is free.
-    fn fill_ahead(&self, number: u32) {
-        let mut state = self.state.lock();
-        let Some(slot) = state.slots.get(&number) else { return };
-        if slot.arrival.is_none() || slot.is_ended {
-            return;
-        }
-        let share = self.budget.share_ahead();
-        if let Some(wish) = slot.credit.wish_ahead(share)
-            && self.budget.try_reserve_ahead(wish.reserve)
-        {
-            state.grant(number, wish, self.budget.share(), &self.budget);
-        }
     }
 
     /// Takes what came for a slot, or asks for it.
@@ -270,7 +254,7 @@ impl Link {
             arrival.tell();
         }
         if is_ahead {
-            self.fill_ahead(number);
+            self.state.lock().fill_ahead(number, &self.budget);
         }
         Ok(())
     }
@@ -308,6 +292,19 @@ impl Link {
 }
 
 impl State {
+    /// Asks for more than the consumer has room for, if the slot is filled ahead and memory is free.
+    fn fill_ahead(&mut self, number: u32, budget: &Budget) {
+        let Some(slot) = self.slots.get(&number) else { return };
+        if slot.arrival.is_none() || slot.is_ended {
+            return;
+        }
+        if let Some(wish) = slot.credit.wish_ahead(budget.share_ahead())
+            && budget.try_reserve_ahead(wish.reserve)
+        {
+            self.grant(number, wish, budget.share(), budget);
+        }
+    }
+
     fn grant(&mut self, number: u32, wish: Wish, share: u64, budget: &Budget) {
         let Some(slot) = self.slots.get_mut(&number) else { return };
         slot.credit.grant(wish, share, budget);

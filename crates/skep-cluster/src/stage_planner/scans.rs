@@ -24,6 +24,7 @@ use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
+use skep_engine::planned_bytes;
 
 use super::cut::StageOptions;
 use super::joins::emits_build_rows;
@@ -77,14 +78,7 @@ pub(super) fn widened(
 }
 
 fn wanted_tasks(config: &FileScanConfig, options: &StageOptions) -> usize {
-    let files = config.file_groups.iter().flat_map(|group| group.iter());
-    let bytes: u64 = files
-        .map(|file| match &file.range {
-            Some(range) => u64::try_from(range.end - range.start).unwrap_or(0),
-            None => file.object_meta.size,
-        })
-        .sum();
-    let tasks = bytes.div_ceil(options.min_scan_bytes_per_task.max(1));
+    let tasks = planned_bytes(config).div_ceil(options.min_scan_bytes_per_task.max(1));
     usize::try_from(tasks).unwrap_or(usize::MAX).min(options.target_partitions)
 }
 

@@ -53,7 +53,7 @@ impl Stage {
         self.inputs.iter().flat_map(|input| input.parts(task)).collect()
     }
 
-    pub(super) fn new(
+    pub(crate) fn new(
         id: StageId,
         plan: Arc<dyn ExecutionPlan>,
         output: Output,

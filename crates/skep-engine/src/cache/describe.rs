@@ -33,6 +33,7 @@ fn schema() -> SchemaRef {
         Field::new("clustered_by", DataType::Utf8, true),
         count("partitions"),
         count("cached_partitions"),
+        count("copies"),
         Field::new("row_count", DataType::Int64, true),
         count("memory_bytes"),
         count("disk_bytes"),
@@ -76,6 +77,7 @@ impl SystemTables for CacheReport {
             Arc::new(clustered.collect::<StringArray>()),
             count(&|content| content.partition_count() as i64),
             used(&|figures| figures.cached_partitions),
+            used(&|figures| figures.copies),
             Arc::new(rows.collect::<Int64Array>()),
             used(&|figures| figures.memory_bytes),
             used(&|figures| figures.disk_bytes),
@@ -103,6 +105,7 @@ impl CacheReport {
             let usage = tables.get(&key).copied().unwrap_or_default();
             let counters = &content.counters;
             HostedFigures {
+                copies: u64::from(usage.partitions >= content.partition_count()),
                 cached_partitions: usage.partitions as u64,
                 memory_bytes: usage.memory_bytes as u64,
                 disk_bytes: usage.disk_bytes,

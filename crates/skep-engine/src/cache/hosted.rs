@@ -119,6 +119,8 @@ pub type HostedHold = Arc<dyn Any + Send + Sync>;
 /// What people see of a hosted content.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostedFigures {
+    /// How many keep each partition at least.
+    pub copies: u64,
     /// Partitions that are kept by somebody.
     pub cached_partitions: u64,
     /// What all copies take in memory.

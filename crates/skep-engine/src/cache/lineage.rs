@@ -32,7 +32,7 @@ use object_store::ObjectStoreExt;
 use super::scan::CacheScanExec;
 use super::tables::MAX_PARTITIONS;
 use crate::error::{Error, Result};
-use crate::files::explain_failure;
+use crate::files::{explain_failure, planned_bytes};
 
 /// Files that are looked at at the same time.
 const CONCURRENCY: usize = 16;
@@ -369,15 +369,7 @@ pub(super) fn widened(
             return Ok(Transformed::yes(Arc::clone(node.children()[0])));
         }
         if let Some((_, config)) = file_scan(&node) {
-            let files = config.file_groups.iter().flat_map(|group| group.iter());
-            // Planning may have cut a file already: then each piece counts for itself.
-            let bytes: u64 = files
-                .map(|file| match &file.range {
-                    Some(range) => u64::try_from(range.end - range.start).unwrap_or(0),
-                    None => file.object_meta.size,
-                })
-                .sum();
-            let count = partition_count(bytes, target);
+            let count = partition_count(planned_bytes(config), target);
             if let Some(split) = node.repartitioned(count, &options)? {
                 return Ok(Transformed::yes(split));
             }

@@ -108,6 +108,10 @@ impl SessionCatalog {
         self.temporary.write().remove(name)
     }
 
+    pub(crate) fn has_temporaries(&self) -> bool {
+        !self.temporary.read().is_empty()
+    }
+
     /// Lists the tables of a schema with their entries, by name.
     pub(crate) fn tables(&self, schema: &str) -> BTreeMap<String, Arc<TableEntry>> {
         if schema == TEMP {

@@ -38,6 +38,6 @@ pub use failure::explain_failure;
 pub(crate) use format::Format;
 pub(crate) use location::{Location, shown_location};
 pub(crate) use open::{keep_inferred, names_files, open, open_path};
-pub use scan::JsonArrayFile;
+pub use scan::{JsonArrayFile, planned_bytes};
 pub(crate) use table::{FileTable, SortColumn};
 pub(crate) use write::{FileTarget, WriteMode, copy_target, insert_target, write};

@@ -8,7 +8,7 @@ use datafusion::common::Result as DfResult;
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, Statistics, TableReference};
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder};
 use datafusion::datasource::table_schema::{TableSchema, TableSchemaBuilder};
 use datafusion::execution::cache::TableScopedPath;
 use datafusion::execution::cache::cache_manager::CachedFileMetadata;
@@ -48,6 +48,18 @@ pub(crate) struct ScanGroup<'a> {
     pub(crate) partition_columns: &'a PartitionColumns,
     pub(crate) order: Vec<LexOrdering>,
     pub(crate) files: Vec<PartFile>,
+}
+
+/// Returns how much a scan reads of its files at most: of one that planning has cut, each piece counts
+/// for itself. Units: bytes in the files.
+pub fn planned_bytes(scan: &FileScanConfig) -> u64 {
+    let files = scan.file_groups.iter().flat_map(|group| group.iter());
+    files
+        .map(|file| match &file.range {
+            Some(range) => u64::try_from(range.end - range.start).unwrap_or(0),
+            None => file.object_meta.size,
+        })
+        .fold(0, u64::saturating_add)
 }
 
 /// Plans the scan of a group.

@@ -12,9 +12,10 @@ use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::type_coercion::binary::BinaryTypeCoercer;
-use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator};
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
+
+use super::schema_below;
 
 /// The optimizer rule that gives constants the scale of what they are added to.
 #[derive(Debug, Default)]
@@ -38,11 +39,7 @@ impl OptimizerRule for DecimalScales {
         plan: LogicalPlan,
         _config: &dyn OptimizerConfig,
     ) -> Result<Transformed<LogicalPlan>> {
-        let mut schema = merge_schema(&plan.inputs());
-        if let LogicalPlan::TableScan(scan) = &plan {
-            let name = scan.table_name.clone();
-            schema.merge(&DFSchema::try_from_qualified_schema(name, &scan.source.schema())?);
-        }
+        let schema = schema_below(&plan)?;
         let names = NamePreserver::new(&plan);
         plan.map_expressions(|expr| {
             let name = names.save(&expr);

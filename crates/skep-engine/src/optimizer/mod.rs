@@ -31,6 +31,10 @@ mod yielding;
 
 use std::sync::Arc;
 
+use datafusion::common::DFSchema;
+use datafusion::error::Result;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::utils::merge_schema;
 use datafusion::optimizer::{Analyzer, AnalyzerRule, Optimizer, OptimizerRule};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
@@ -98,4 +102,18 @@ pub(crate) fn physical_optimizer_rules(
     rules.push(Arc::new(yielding::YieldingJoins));
     rules.push(Arc::new(recursion::BoundRecursion));
     rules
+}
+
+/// Returns what the expressions of a node may name: the columns of its inputs, and of the table that
+/// it reads, those included that it passes on to nobody.
+///
+/// # Errors
+/// If a table repeats the name of a column.
+fn schema_below(plan: &LogicalPlan) -> Result<DFSchema> {
+    let mut schema = merge_schema(&plan.inputs());
+    if let LogicalPlan::TableScan(scan) = plan {
+        let name = scan.table_name.clone();
+        schema.merge(&DFSchema::try_from_qualified_schema(name, &scan.source.schema())?);
+    }
+    Ok(schema)
 }

@@ -15,7 +15,7 @@ mod planner;
 mod prepared;
 pub(crate) mod rewrite;
 pub(crate) mod secrets;
-mod settings;
+pub(crate) mod settings;
 mod show;
 pub(crate) mod split;
 mod statement;

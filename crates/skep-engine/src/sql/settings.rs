@@ -16,8 +16,8 @@ use crate::sql::describe::text_table;
 use crate::sql::parser::TIME_ZONE;
 use crate::sql::show::matches;
 
-const TARGET_PARTITIONS: &str = "datafusion.execution.target_partitions";
-const DEFAULT_SCHEMA: &str = "datafusion.catalog.default_schema";
+pub(crate) const TARGET_PARTITIONS: &str = "datafusion.execution.target_partitions";
+pub(crate) const DEFAULT_SCHEMA: &str = "datafusion.catalog.default_schema";
 
 /// Settings whose change would be ignored or would break the session, with what to do instead.
 const FIXED: [(&str, &str); 6] = [

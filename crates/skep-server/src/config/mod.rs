@@ -121,7 +121,7 @@ pub struct TlsConfig {
 /// What goes to the workers, and in how many pieces.
 #[derive(Debug, Clone)]
 pub struct PlannerConfig {
-    /// A query that reads no more than this runs on the coordinator. Units: bytes in the files.
+    /// A query that is worth no more than this runs on the coordinator. Units: bytes in the files.
     pub small_query_bytes: u64,
     /// A scan is not split below this. Units: bytes in the files.
     pub min_scan_bytes_per_task: u64,

@@ -6,15 +6,11 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
-use datafusion::arrow::buffer::Buffer;
+use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::error::DataFusionError;
 use skep_engine::Result;
-
-/// Waste below this is not worth a copy.
-const MIN_WASTE_BYTES: usize = 1 << 16;
 
 /// Returns the schema with the types that every client takes; the same one if it has no others.
 pub(super) fn plain_schema(schema: &SchemaRef) -> SchemaRef {
@@ -57,39 +53,10 @@ pub(super) fn messages(
     batch: RecordBatch,
     most_bytes: usize,
 ) -> impl Iterator<Item = Result<RecordBatch>> {
-    skep_store::pieces(batch, most_bytes).map(|(piece, _bytes)| Ok(without_waste(piece)?))
-}
-
-/// Copies the texts of views that stand for little of their buffers: those are sent as they are.
-fn without_waste(batch: RecordBatch) -> Result<RecordBatch, DataFusionError> {
-    /// A copy costs what is needed once; sending costs it more often.
-    const WASTE_FACTOR: usize = 2;
-    let is_wasteful = |sent: usize, needed: usize| sent > WASTE_FACTOR * needed + MIN_WASTE_BYTES;
-    let sent = |buffers: &[Buffer]| buffers.iter().map(Buffer::len).sum();
-    let mut is_changed = false;
-    let mut columns = Vec::with_capacity(batch.num_columns());
-    for column in batch.columns() {
-        let copied: Option<ArrayRef> = match column.data_type() {
-            DataType::Utf8View => {
-                let views = column.as_string_view();
-                is_wasteful(sent(views.data_buffers()), views.total_buffer_bytes_used())
-                    .then(|| Arc::new(views.gc()) as ArrayRef)
-            }
-            DataType::BinaryView => {
-                let views = column.as_binary_view();
-                is_wasteful(sent(views.data_buffers()), views.total_buffer_bytes_used())
-                    .then(|| Arc::new(views.gc()) as ArrayRef)
-            }
-            _ => None,
-        };
-        is_changed |= copied.is_some();
-        columns.push(copied.unwrap_or_else(|| Arc::clone(column)));
-    }
-    if !is_changed {
-        return Ok(batch);
-    }
-    let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    Ok(RecordBatch::try_new_with_options(batch.schema(), columns, &rows)?)
+    skep_store::pieces(batch, most_bytes).map(|(piece, _bytes)| {
+        let piece = skep_store::compact_views(piece);
+        Ok(piece.map_err(DataFusionError::from)?)
+    })
 }
 
 fn plain_field(field: &FieldRef) -> FieldRef {
@@ -132,9 +99,10 @@ fn plain_type(data_type: &DataType) -> Option<DataType> {
 #[cfg(test)]
 mod tests {
     use datafusion::arrow::array::{
-        DictionaryArray, Int32Array, ListArray, StringArray, StringViewArray,
+        Array, ArrayRef, AsArray, DictionaryArray, Int32Array, ListArray, StringArray,
+        StringViewArray,
     };
-    use datafusion::arrow::buffer::OffsetBuffer;
+    use datafusion::arrow::buffer::{Buffer, OffsetBuffer};
     use datafusion::arrow::compute::concat_batches;
     use datafusion::arrow::datatypes::Int32Type;
 

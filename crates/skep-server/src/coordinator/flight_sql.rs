@@ -181,7 +181,9 @@ impl SqlService {
             "SetSessionOptions" => {
                 let request =
                     SetSessionOptionsRequest::decode(body).map_err(|_decode| malformed())?;
-                set_options(session, request).await.encode_to_vec()
+                let answer = set_options(session, request).await;
+                session.keep().await?;
+                answer.encode_to_vec()
             }
             "GetSessionOptions" => options(session).await?.encode_to_vec(),
             "CloseSession" => {
@@ -315,10 +317,16 @@ impl FlightSqlService for SqlService {
         &self,
         request: Request<Streaming<HandshakeRequest>>,
     ) -> Result<Response<BoxStream<'static, Result<HandshakeResponse, Status>>>, Status> {
-        let caller = Caller::of(request.extensions())?;
-        let session = self.sessions.open(caller, Instant::now())?;
+        let caller = Caller::of(request.extensions())?.clone();
+        let place = Place::of(request.metadata());
+        let session = self.sessions.open(&caller, Instant::now()).await?;
         // Who names what is not there should know it at once.
-        if let Err(refused) = Place::of(request.metadata()).and_then(|it| session.begin_in(&it)) {
+        let begun = match place.and_then(|place| session.begin_in(&place)) {
+            Ok(false) => Ok(()),
+            Ok(true) => session.keep().await,
+            Err(refused) => Err(refused),
+        };
+        if let Err(refused) = begun {
             self.sessions.close(&session.token);
             return Err(refused);
         }

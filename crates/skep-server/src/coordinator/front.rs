@@ -19,6 +19,7 @@ use tracing::{debug, error};
 
 use super::flight_sql::{SqlService, malformed};
 use super::place::Place;
+use crate::auth::gate::Caller;
 use crate::status::refuse;
 
 /// The action whose result arrow-flight makes and then drops.
@@ -54,9 +55,13 @@ impl<E: Exchanges> Front<E> {
     }
 
     /// Finds the session of a request, which goes on with it.
-    fn enter<T>(&self, mut request: Request<T>) -> Result<Request<T>, Status> {
-        let session = self.sql.sessions.of(request.extensions(), Instant::now())?;
-        session.begin_in(&Place::of(request.metadata())?)?;
+    async fn enter<T: Send>(&self, mut request: Request<T>) -> Result<Request<T>, Status> {
+        let caller = Caller::of(request.extensions())?.clone();
+        let place = Place::of(request.metadata())?;
+        let session = self.sql.sessions.of(&caller, Instant::now()).await?;
+        if session.begin_in(&place)? {
+            session.keep().await?;
+        }
         request.extensions_mut().insert(session);
         Ok(request)
     }
@@ -94,7 +99,7 @@ impl<E: Exchanges> FlightService for Front<E> {
         &self,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
-        let request = self.enter(request)?;
+        let request = self.enter(request).await?;
         FlightService::get_flight_info(&*self.sql, request).await.map_err(explained)
     }
 
@@ -102,7 +107,7 @@ impl<E: Exchanges> FlightService for Front<E> {
         &self,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<PollInfo>, Status> {
-        let request = self.enter(request)?;
+        let request = self.enter(request).await?;
         self.sql.poll_info(request).await.map(Response::new).map_err(explained)
     }
 
@@ -110,7 +115,7 @@ impl<E: Exchanges> FlightService for Front<E> {
         &self,
         request: Request<FlightDescriptor>,
     ) -> Result<Response<SchemaResult>, Status> {
-        let request = self.enter(request)?;
+        let request = self.enter(request).await?;
         self.sql.schema(request).await.map(Response::new).map_err(explained)
     }
 
@@ -118,7 +123,7 @@ impl<E: Exchanges> FlightService for Front<E> {
         &self,
         request: Request<Ticket>,
     ) -> Result<Response<Self::DoGetStream>, Status> {
-        let request = self.enter(request)?;
+        let request = self.enter(request).await?;
         FlightService::do_get(&*self.sql, request).await.map_err(explained)
     }
 
@@ -126,7 +131,7 @@ impl<E: Exchanges> FlightService for Front<E> {
         &self,
         request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Self::DoPutStream>, Status> {
-        let request = self.enter(request)?;
+        let request = self.enter(request).await?;
         FlightService::do_put(&*self.sql, request).await.map_err(explained)
     }
 
@@ -134,7 +139,7 @@ impl<E: Exchanges> FlightService for Front<E> {
         &self,
         request: Request<Action>,
     ) -> Result<Response<Self::DoActionStream>, Status> {
-        let request = self.enter(request)?;
+        let request = self.enter(request).await?;
         if request.get_ref().r#type == PREPARE_PLAN {
             return self.sql.prepare_plan(request).await.map_err(explained);
         }

@@ -50,6 +50,7 @@ impl SqlService {
         let written = tagged.ingest(ingest, schema, batches.boxed());
         let written = Box::pin(running.until_cancelled(written)).await;
         let count = written.map_err(|error| reported(&error, running.id()))?;
+        session.keep().await?;
         Ok(i64::try_from(count).unwrap_or(i64::MAX))
     }
 }

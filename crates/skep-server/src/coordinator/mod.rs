@@ -3,8 +3,8 @@
 //! One port for gRPC: Flight SQL for clients ([`flight_sql`]), exchanges and control streams for
 //! workers, health. Another for HTTP probes, if wanted.
 //!
-//! A call of a client comes in through [`front`], which finds its session ([`sessions`]), and goes
-//! on by its command: statements to [`queries`], lists to [`metadata`], rows for a table to
+//! A call of a client comes in through [`front`], which finds its session ([`sessions`]; [`kept_sessions`] are
+//! found again after a restart), and goes on by its command: statements to [`queries`], lists to [`metadata`], rows for a table to
 //! [`ingest`]. What a client hands back to be recognised by is made and read in [`tickets`].
 
 mod cancel;
@@ -12,6 +12,7 @@ mod columns;
 mod flight_sql;
 mod front;
 mod ingest;
+mod kept_sessions;
 mod metadata;
 mod parameters;
 mod place;

@@ -171,7 +171,11 @@ impl SqlService {
             }
         };
         let stream = Box::pin(running.until_cancelled(executed)).await;
+        let is_query = stream.as_ref().is_ok_and(|stream| *stream.kind() == StatementKind::Query);
+        // What has failed, or was cancelled, may have changed it.
+        let kept = if is_query { Ok(()) } else { session.keep().await };
         let stream = stream.map_err(|error| reported(&error, running.id()))?;
+        kept?;
         Ok(PendingResult { stream, running, session: Arc::clone(session), place })
     }
 

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use super::flight_sql::SqlService;
 use super::front::Front;
+use super::kept_sessions::KeptSessions;
 use super::results::PendingResults;
 use super::sessions::Sessions;
 use super::wiring::{ProcessExchanges, Wiring};
@@ -89,7 +90,10 @@ impl CoordinatorServer {
             .map_err(|error| Error::Internal { message: format!("no local address: {error}") })?;
         let data_address = advertised(config.advertise.as_deref(), local)?;
         let wiring = Wiring::start(&config, data_address, tls.as_ref()).await?;
-        let sessions = Arc::new(Sessions::new(config.sessions.clone(), wiring.engine().clone()));
+        let kept = KeptSessions::open(config.engine.data_dir.as_deref(), config.token_lifetime)
+            .map_err(Error::Sessions)?;
+        let sessions = Sessions::new(config.sessions.clone(), wiring.engine().clone(), kept);
+        let sessions = Arc::new(sessions);
         let results = Arc::new(PendingResults::new(config.results.clone()));
         let (sessions_of, results_of) = (Arc::clone(&sessions), Arc::clone(&results));
         let sql = SqlService::new(sessions_of, results_of, wiring.monitor(), &config, &key)?;

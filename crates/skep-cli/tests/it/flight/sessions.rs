@@ -2,6 +2,7 @@
 
 use arrow_flight::{Action, HandshakeRequest};
 use prost::Message;
+use pty::process::Signal;
 use skep_proto::client::session_option_value::OptionValue;
 use skep_proto::client::{
     CloseSessionRequest, CloseSessionResult, GetSessionOptionsRequest, GetSessionOptionsResult,
@@ -102,6 +103,36 @@ async fn a_closed_session_is_over() {
     let ticket = info.endpoint[0].ticket.clone().unwrap();
     let fetched = other.do_get(ticket).await.map(drop);
     refused(fetched, Code::PermissionDenied, "another session");
+}
+
+#[tokio::test]
+async fn a_session_goes_on_as_it_was_when_its_coordinator_was_killed() {
+    let directory = tempfile::tempdir().unwrap();
+    let args = ["--data-dir", directory.path().to_str().unwrap()];
+    let mut coordinator = Coordinator::start(&args);
+    let (mut plain, mut own) = (connect(&coordinator).await, connect(&coordinator).await);
+    update(&mut plain, "CREATE SCHEMA sales").await;
+    update(&mut plain, "CREATE TABLE sales.t AS SELECT 'sales' AS x").await;
+    update(&mut plain, "CREATE TABLE t AS SELECT 'public' AS x").await;
+    update(&mut plain, "USE sales").await;
+    let text = OptionValue::StringValue("99".to_owned());
+    set(&mut plain, "datafusion.execution.batch_size", text).await;
+    update(&mut own, "CREATE TEMPORARY TABLE t AS SELECT 'own' AS x").await;
+    coordinator.role.signal(Signal::Kill);
+    coordinator.role.wait();
+    let coordinator = Coordinator::start(&args);
+    let again = async |before: &Client| {
+        let mut client = anonymous(&coordinator).await;
+        client.set_token(before.token().unwrap().clone());
+        client
+    };
+    let mut plain = again(&plain).await;
+    assert_eq!(value(&mut plain, "SELECT x FROM t").await, "sales");
+    assert_eq!(value(&mut plain, BATCH_SIZE).await, "99");
+    // It would read another table without a word.
+    let mut own = again(&own).await;
+    let said = "it had temporary tables";
+    refused(rows(&mut own, "SELECT x FROM t").await, Code::Unauthenticated, said);
 }
 
 #[tokio::test]
