@@ -34,11 +34,11 @@ pub(crate) struct CacheArguments {
     /// Points of the iterative jobs: 10.5 million are more than a gigabyte of CSV.
     #[arg(long, default_value_t = 10_500_000)]
     points: u64,
-    /// Links between the pages of the loop over ranks.
-    #[arg(long, default_value_t = 16_000_000)]
+    /// Links between the pages of the loop over ranks: 12.5 million are more than a gigabyte of CSV.
+    #[arg(long, default_value_t = 12_500_000)]
     links: u64,
-    /// Pages that the links lead to.
-    #[arg(long, default_value_t = 400_000)]
+    /// Pages that the links lead to: some sixty on each page.
+    #[arg(long, default_value_t = 200_000)]
     pages: u64,
     /// Centers of the job that loses a worker: what an iteration computes grows with them.
     #[arg(long, default_value_t = 48)]
