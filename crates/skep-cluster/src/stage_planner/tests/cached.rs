@@ -251,7 +251,7 @@ const QUERIES: [&str; 14] = [
     "SELECT count(*), min(a), max(s) FROM t WHERE a < 0 AND g = 2",
     "SELECT a FROM t ORDER BY a DESC LIMIT 7",
     "SELECT a, s FROM t WHERE a > 555 ORDER BY s, a",
-    "SELECT count(*) FROM (SELECT a FROM t LIMIT 350)",
+    "SELECT count(*), count(DISTINCT g) FROM (SELECT g FROM t LIMIT 1150)",
     "SELECT a FROM t WHERE a < 250 UNION ALL SELECT g FROM t UNION ALL SELECT a FROM c WHERE g = 1",
     "SELECT x.a, y.s FROM t AS x JOIN t AS y ON x.a = y.a + 1 WHERE x.a < 333",
     "SELECT x.g, count(*) FROM t AS x JOIN c ON x.g = c.g AND x.a = c.a GROUP BY x.g",
