@@ -183,7 +183,7 @@ fn scheduled(plan: &StagePlan) -> (ReadPattern, usize) {
     let graph = query_graph(plan).unwrap();
     let made = graph.stages().iter().rfind(|stage| stage.cached.is_some()).unwrap();
     let inputs = graph.stages().iter().flat_map(|stage| &stage.inputs);
-    let read = inputs.filter(|input| input.producer == made.id).last().unwrap();
+    let read = inputs.filter(|input| input.producer == made.id).next_back().unwrap();
     (read.pattern.clone(), made.task_count)
 }
 
