@@ -134,6 +134,8 @@ async fn a_cached_table_is_spread_over_the_workers_and_read_where_it_lies() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_reads_all_that_its_worker_keeps_in_one_task() {
     let by_group = "SELECT k, count(*), max(w) FROM facts GROUP BY k";
+    let both = "SELECT count(*), sum(w) FROM (SELECT w FROM facts WHERE k < 50 \
+                UNION ALL SELECT w FROM facts)";
     for (workers, slots) in [(4, 1), (2, 2)] {
         let (cluster, server) = (Cluster::start(workers, slots, "").await, tables());
         let cached = ["CACHE TABLE facts CLUSTER BY (v) INTO 20 PARTITIONS"];
@@ -143,11 +145,15 @@ async fn a_slot_reads_all_that_its_worker_keeps_in_one_task() {
         let plan = rows(&client, &format!("EXPLAIN DISTRIBUTED {by_group}")).await.unwrap();
         assert!(format!("{plan:?}").contains("partitions=20 in 4 tasks"), "{plan:?}");
         let mut expected = embedded_answer(&preamble(&server), by_group).await;
+        let mut expected_union = embedded_answer(&preamble(&server), both).await;
         hold_facts(&server);
         for _again in 0..3 {
             let id = check(&cluster, &client, by_group, &mut expected).await;
             all_is_local(&cluster, &id, 4).await;
         }
+        // Each side of a union is read where it lies, too.
+        let id = check(&cluster, &client, both, &mut expected_union).await;
+        all_is_local(&cluster, &id, 8).await;
         // Where the numbers of partitions mean something each is a task.
         let plan = rows(&client, "EXPLAIN DISTRIBUTED SELECT v, count(*) FROM facts GROUP BY v");
         let plan = format!("{:?}", plan.await.unwrap());

@@ -281,3 +281,39 @@ fn of_a_group_only_what_is_lost_is_made_again_and_its_reader_waits_for_it() {
     assert_eq!(order.last(), Some(&(3, 0)), "{order:?}");
     assert!(!order.contains(&(2, 1)), "{order:?}");
 }
+
+#[test]
+fn a_reader_whose_keeper_let_go_of_much_is_not_to_blame() {
+    let config = SchedulerConfig::default();
+    let rounds = config.max_attempts as usize + 2;
+    let mut cluster = Cluster::new(config, &[1, 1]);
+    let part = || CachedPart { wish: Some(site(1)), ..kept_at(&[1]) };
+    let parts = vec![part(), part(), part()];
+    let mut reader = launched(&cluster.submit(1, grouped(parts, &[&[0, 1, 2]])));
+    for round in 0..rounds {
+        // It stays where its group was, however often.
+        assert_eq!(reader, [(site(1), id(1, 2, 0, round as u32))]);
+        let attempts = [0, 1, 2].map(|partition| id(1, 1, partition, round as u32));
+        let failure = TaskFailure::Fetch {
+            producer: attempts[0],
+            site: site(1),
+            fault: FetchFault::Missing,
+            also_missing: attempts[1..].to_vec(),
+            message: "gone".to_owned(),
+        };
+        let mut making = launched(&cluster.fail(site(1), reader[0].1, failure));
+        let mut made = Vec::new();
+        reader.clear();
+        while let Some((at, attempt)) = making.pop() {
+            match attempt.task.stage.0 {
+                2 => reader.push((at, attempt)),
+                _ => {
+                    made.extend((attempt.task.stage.0 == 1).then_some(attempt.task.partition));
+                    making.extend(launched(&cluster.finish(at, attempt)));
+                }
+            }
+        }
+        made.sort_unstable();
+        assert_eq!(made, [0, 1, 2], "all are made again before it is tried again");
+    }
+}

@@ -115,9 +115,10 @@ impl StageInput {
             return Vec::new();
         }
         let place = task - self.tasks.start;
+        let alone = |range| std::iter::once(range).collect::<Vec<Range<usize>>>();
         let partitions = match &self.pattern {
-            Pattern::All => vec![0..self.partitions],
-            Pattern::OneToOne => vec![place..place + 1],
+            Pattern::All => alone(0..self.partitions),
+            Pattern::OneToOne => alone(place..place + 1),
             Pattern::Groups(groups) => {
                 let group = groups.get(place).into_iter().flatten();
                 group.map(|partition| *partition..partition + 1).collect()

@@ -3,6 +3,7 @@
 
 mod accounts;
 mod arrivals;
+mod cached;
 mod cancelling;
 mod copies;
 mod failures;
