@@ -182,8 +182,8 @@ async fn read(cached: &Cached, query: &str) -> (String, Vec<Vec<usize>>) {
 fn scheduled(plan: &StagePlan) -> (ReadPattern, usize) {
     let graph = query_graph(plan).unwrap();
     let made = graph.stages().iter().rfind(|stage| stage.cached.is_some()).unwrap();
-    let inputs = graph.stages().iter().flat_map(|stage| &stage.inputs);
-    let read = inputs.filter(|input| input.producer == made.id).next_back().unwrap();
+    let mut inputs = graph.stages().iter().flat_map(|stage| &stage.inputs);
+    let read = inputs.rfind(|input| input.producer == made.id).unwrap();
     (read.pattern.clone(), made.task_count)
 }
 
