@@ -125,6 +125,10 @@ pub(crate) fn accept(
         newcomers: Mutex::default(),
     });
     let silence_timeout = config.silence_timeout;
+    // HTTP/2 asks whether the other side lives, but cannot end a connection that takes nothing: it
+    // would say so first.
+    let blocked_timeout = silence_timeout.min(config.keepalive_interval + config.keepalive_timeout);
+    let timeouts = (silence_timeout, blocked_timeout);
     let begin = (listener, phase, gate, 0_u64);
     stream::unfold(begin, move |(listener, phase, gate, mut number)| async move {
         loop {
@@ -142,7 +146,7 @@ pub(crate) fn accept(
             };
             // One that is gone already shows so when it is read from.
             let _ = stream.set_nodelay(true);
-            let connection = Connection::new(stream, phase.clone(), life, evicted, silence_timeout);
+            let connection = Connection::new(stream, phase.clone(), life, evicted, timeouts);
             return Some((Ok(connection), (listener, phase, gate, number)));
         }
     })
@@ -159,6 +163,8 @@ pub(crate) struct Connection {
     /// While less came than a greeting: how much.
     greeting_bytes: Option<usize>,
     silence_timeout: Duration,
+    /// While it takes nothing that is written.
+    blocked_timeout: Duration,
     last_heard: Instant,
     /// Due at some time not later than the end of a silence that goes on.
     silence: Pin<Box<Sleep>>,
@@ -170,7 +176,7 @@ impl Connection {
         mut phase: watch::Receiver<Phase>,
         life: Arc<ConnectionLife>,
         evicted: oneshot::Receiver<()>,
-        silence_timeout: Duration,
+        (silence_timeout, blocked_timeout): (Duration, Duration),
     ) -> Self {
         let cut = async move {
             let server = async {
@@ -195,6 +201,7 @@ impl Connection {
             life,
             greeting_bytes: Some(0),
             silence_timeout,
+            blocked_timeout,
             last_heard: Instant::now(),
             silence: Box::pin(sleep(silence_timeout)),
         }
@@ -216,18 +223,21 @@ impl Connection {
         }
     }
 
-    /// Waits on, unless it was silent for too long. Asked where it is written to as well: who writes
+    /// Waits on, unless it was silent for so long. Asked where it is written to as well: who writes
     /// more than the other side takes may not get to reading.
-    fn unless_silent<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        ready!(self.poll_silence(cx));
+    fn unless_silent<T>(&mut self, timeout: Duration, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        ready!(self.poll_silence(timeout, cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Ready once it was silent for too long.
-    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready once it was silent for so long.
+    fn poll_silence(&mut self, timeout: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        let due = self.last_heard + timeout;
+        if due < self.silence.deadline() {
+            self.silence.as_mut().reset(due);
+        }
         loop {
             ready!(self.silence.as_mut().poll(cx));
-            let due = self.last_heard + self.silence_timeout;
             if due <= Instant::now() {
                 return Poll::Ready(());
             }
@@ -249,7 +259,10 @@ impl AsyncRead for Connection {
                 self.heard(buf.filled().len() - before);
                 Poll::Ready(outcome)
             }
-            Poll::Pending => self.unless_silent(cx),
+            Poll::Pending => {
+                let timeout = self.silence_timeout;
+                self.unless_silent(timeout, cx)
+            }
         }
     }
 }
@@ -262,7 +275,10 @@ impl AsyncWrite for Connection {
     ) -> Poll<io::Result<usize>> {
         self.check(cx)?;
         match Pin::new(&mut self.stream).poll_write(cx, buf) {
-            Poll::Pending => self.unless_silent(cx),
+            Poll::Pending => {
+                let timeout = self.blocked_timeout;
+                self.unless_silent(timeout, cx)
+            }
             written => written,
         }
     }
@@ -282,7 +298,10 @@ impl AsyncWrite for Connection {
     ) -> Poll<io::Result<usize>> {
         self.check(cx)?;
         match Pin::new(&mut self.stream).poll_write_vectored(cx, bufs) {
-            Poll::Pending => self.unless_silent(cx),
+            Poll::Pending => {
+                let timeout = self.blocked_timeout;
+                self.unless_silent(timeout, cx)
+            }
             written => written,
         }
     }
@@ -345,8 +364,13 @@ mod tests {
 
     #[tokio::test]
     async fn who_neither_says_nor_takes_anything_is_cut_where_it_is_written_to() {
-        let silence_timeout = Duration::from_millis(50);
-        let config = GrpcConfig { silence_timeout, ..GrpcConfig::default() };
+        // When HTTP/2 would give it up, if it could still say so; else silence alone takes an hour.
+        let config = GrpcConfig {
+            keepalive_interval: Duration::from_millis(20),
+            keepalive_timeout: Duration::from_millis(30),
+            silence_timeout: Duration::from_secs(3600),
+            ..GrpcConfig::default()
+        };
         let (mut incoming, address, _phase) = connect(config).await;
         let _client = TcpStream::connect(&address).await.unwrap();
         let mut connection = incoming.next().await.unwrap().unwrap();
