@@ -368,6 +368,8 @@ async fn workers_with_little_room_keep_what_they_can_and_answer_right() {
     for query in SHAPES {
         of_files.push(rows(&client, query).await.unwrap());
     }
+    // Each small enough that some find room, whoever comes first.
+    rows(&client, "SET datafusion.execution.target_partitions = 16").await.unwrap();
     // In memory alone some is refused, and passes through; offered again later, it is refused again.
     rows(&client, "CACHE TABLE t OPTIONS ('storageLevel' 'MEMORY_ONLY')").await.unwrap();
     for _again in 0..10 {
