@@ -21,9 +21,10 @@ mod config;
 pub mod error;
 pub mod ids;
 mod key;
-// What batches cost.
+// What batches cost, and how they cost less.
 mod footprint;
 mod ledger;
+pub mod narrow;
 // What is on disk.
 mod frame;
 mod spill;

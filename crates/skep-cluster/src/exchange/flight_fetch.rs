@@ -267,8 +267,9 @@ impl SlotStream {
                     let taken = self.decoder.dictionary(&header, body);
                     taken.map_err(|message| self.damaged(message))?;
                 }
-                Arrived::Batch { header, body, rows } => {
-                    let batch = self.decoder.batch(&header, body, rows);
+                Arrived::Batch { header, body, said } => {
+                    let rows = said.rows;
+                    let batch = self.decoder.batch(&header, body, said);
                     let batch = batch.map_err(|message| self.damaged(message))?;
                     self.batches += 1;
                     self.rows += rows;

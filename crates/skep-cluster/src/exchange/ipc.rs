@@ -1,5 +1,8 @@
 //! Batches as Arrow IPC messages, one slot's at a time.
 //!
+//! Numbers travel in the narrowest integers that have room for those of a batch: a byte that does not
+//! travel is not copied six times on its way.
+//!
 //! Arrow's decoder panics where a message contradicts itself. A checksum was compared before, so
 //! that takes a defect of one of the ends; it is an error of the slot all the same.
 
@@ -10,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use datafusion::arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use datafusion::arrow::buffer::Buffer;
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::ipc::reader::{RecordBatchDecoder, read_dictionary};
 use datafusion::arrow::ipc::writer::{
@@ -19,11 +22,9 @@ use datafusion::arrow::ipc::writer::{
 use datafusion::arrow::ipc::{CompressionType, Message, convert, root_as_message};
 use skep_proto::cluster::fetch_response::Content;
 use skep_proto::cluster::{FetchBatch, FetchDictionary, FetchSchema};
+use skep_store::narrow::{narrow, widen};
 
-use super::wire::Response;
-
-/// Arrow wants the widest values at multiples of it.
-const ALIGNMENT: usize = 16;
+use super::wire::{ALIGNMENT, Response};
 
 /// How batches are written on one stream.
 #[derive(Debug)]
@@ -71,17 +72,65 @@ impl SlotEncoder {
         encoding: &mut Encoding,
     ) -> Result<Vec<Response>, String> {
         let Encoding { options, context } = encoding;
-        let encode =
-            || IpcDataGenerator::default().encode(batch, &mut self.dictionaries, options, context);
-        let (dictionaries, encoded) = guarded(encode, "its encoder panicked")?;
+        let encode = || {
+            let (batch, widths) = narrowed(batch)?;
+            let generator = IpcDataGenerator::default();
+            let encoded = generator.encode(&batch, &mut self.dictionaries, options, context)?;
+            Ok((encoded, widths))
+        };
+        let ((dictionaries, encoded), widths) = guarded(encode, "its encoder panicked")?;
         let rows = batch.num_rows() as u64;
         let mut messages: Vec<Response> = dictionaries
             .into_iter()
             .map(|data| response(self.slot, Content::Dictionary(FetchDictionary {}), data))
             .collect();
-        messages.push(response(self.slot, Content::Batch(FetchBatch { rows }), encoded));
+        messages.push(response(self.slot, Content::Batch(FetchBatch { rows, widths }), encoded));
         Ok(messages)
     }
+}
+
+/// Puts numbers into narrower integers; returns how wide those are, nothing if all columns are as they
+/// were.
+fn narrowed(batch: &RecordBatch) -> Result<(RecordBatch, Bytes), ArrowError> {
+    let columns = batch.columns().iter().map(narrow).collect::<Result<Vec<_>, _>>()?;
+    let widths = columns.iter().zip(batch.columns()).map(|(narrow, column)| {
+        let is_same = narrow.data_type() == column.data_type();
+        let width = narrow.data_type().primitive_width().filter(|_| !is_same);
+        width.map_or(0, |bytes| bytes as u8)
+    });
+    let widths: Bytes = widths.collect();
+    if widths.iter().all(|width| *width == 0) {
+        return Ok((batch.clone(), Bytes::new()));
+    }
+    let schema = Arc::new(narrow_schema(batch.schema_ref(), &widths)?);
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok((RecordBatch::try_new_with_options(schema, columns, &options)?, widths))
+}
+
+/// Returns a schema as its columns travel with these widths.
+fn narrow_schema(schema: &Schema, widths: &[u8]) -> Result<Schema, ArrowError> {
+    let fields = schema.fields();
+    if widths.len() != fields.len() {
+        let message = format!("{} widths of {} columns", widths.len(), fields.len());
+        return Err(ArrowError::IpcError(message));
+    }
+    let narrow = |(field, width): (&FieldRef, &u8)| -> Result<FieldRef, ArrowError> {
+        let is_unsigned = field.data_type().is_unsigned_integer();
+        let data_type = match (width, is_unsigned) {
+            (0, _) => return Ok(Arc::clone(field)),
+            (1, false) => DataType::Int8,
+            (2, false) => DataType::Int16,
+            (4, false) => DataType::Int32,
+            (8, false) => DataType::Int64,
+            (1, true) => DataType::UInt8,
+            (2, true) => DataType::UInt16,
+            (4, true) => DataType::UInt32,
+            _ => return Err(ArrowError::IpcError(format!("integers of {width} bytes"))),
+        };
+        Ok(Arc::new(Field::new(field.name(), data_type, field.is_nullable())))
+    };
+    let fields: Vec<FieldRef> = fields.iter().zip(widths).map(narrow).collect::<Result<_, _>>()?;
+    Ok(Schema::new(fields))
 }
 
 fn response(slot: u32, content: Content, data: EncodedData) -> Response {
@@ -95,12 +144,14 @@ pub(super) struct SlotDecoder {
     expected: SchemaRef,
     /// As it was sent: it has the numbers of dictionaries.
     sent: Option<SchemaRef>,
+    /// How the last batch travelled whose columns were narrower, and its schema then.
+    narrow: Option<(Bytes, SchemaRef)>,
     dictionaries: HashMap<i64, ArrayRef>,
 }
 
 impl SlotDecoder {
     pub(super) fn new(expected: SchemaRef) -> Self {
-        Self { expected, sent: None, dictionaries: HashMap::new() }
+        Self { expected, sent: None, narrow: None, dictionaries: HashMap::new() }
     }
 
     /// Takes the schema; returns what of it is not as expected.
@@ -140,31 +191,35 @@ impl SlotDecoder {
         guarded(read, "the decoder of its dictionary panicked")
     }
 
-    /// Returns a batch, which must have so many rows.
+    /// Returns a batch, which must be as was said of it.
     ///
     /// # Errors
-    /// If it is none.
+    /// If it is not, or none.
     pub(super) fn batch(
-        &self,
+        &mut self,
         header: &Bytes,
         body: Bytes,
-        rows: u64,
+        FetchBatch { rows, widths }: FetchBatch,
     ) -> Result<RecordBatch, String> {
-        let sent = self.sent.as_ref().ok_or("a batch came before the schema")?;
+        let sent = self.sent_as(widths)?;
         let read = || {
             let message = message(header)?;
             let batch = message.header_as_record_batch().ok_or_else(|| wrong("record batch"))?;
             let body = buffer(body, batch.compression().is_some());
             let version = message.version();
-            let schema = Arc::clone(sent);
             let decoded =
-                RecordBatchDecoder::try_new(&body, batch, schema, &self.dictionaries, &version)?
+                RecordBatchDecoder::try_new(&body, batch, sent, &self.dictionaries, &version)?
                     .read_record_batch()?;
             // Names within types may differ; they were found to be the same types.
             let options = RecordBatchOptions::new()
                 .with_row_count(Some(decoded.num_rows()))
                 .with_match_field_names(false);
-            let columns = decoded.columns().to_vec();
+            let columns = decoded.columns().iter().zip(self.expected.fields());
+            let columns = columns.map(|(column, field)| match column.data_type().is_nested() {
+                true => Ok(Arc::clone(column)),
+                false => widen(column, field.data_type()),
+            });
+            let columns = columns.collect::<Result<Vec<_>, _>>()?;
             RecordBatch::try_new_with_options(Arc::clone(&self.expected), columns, &options)
         };
         let batch = guarded(read, "its decoder panicked")?;
@@ -172,6 +227,23 @@ impl SlotDecoder {
             true => Ok(batch),
             false => Err(format!("a batch has {} rows, {rows} were sent", batch.num_rows())),
         }
+    }
+
+    /// Returns the schema that a batch travelled in.
+    fn sent_as(&mut self, widths: Bytes) -> Result<SchemaRef, String> {
+        let sent = self.sent.as_ref().ok_or("a batch came before the schema")?;
+        if widths.is_empty() {
+            return Ok(Arc::clone(sent));
+        }
+        if let Some((known, schema)) = &self.narrow
+            && *known == widths
+        {
+            return Ok(Arc::clone(schema));
+        }
+        let schema = narrow_schema(sent, &widths).map_err(|error| error.to_string())?;
+        let schema = Arc::new(schema);
+        self.narrow = Some((widths, Arc::clone(&schema)));
+        Ok(schema)
     }
 }
 
@@ -192,9 +264,9 @@ fn wrong(wanted: &str) -> ArrowError {
 
 /// Makes a buffer whose pieces are aligned as the sender aligned them.
 ///
-/// gRPC puts a body anywhere, and arrow would copy each misaligned column by itself; one copy of
-/// the whole is cheaper, and lets go of gRPC's own buffer, which is larger. Compressed columns get
-/// new memory anyway.
+/// A sender pads a message so that its body is aligned if the message is, as most are that get a
+/// buffer of their own. Where gRPC put it elsewhere, arrow would copy each misaligned column by itself;
+/// one copy of the whole is cheaper. Compressed columns get new memory anyway.
 fn buffer(body: Bytes, is_compressed: bool) -> Buffer {
     let is_aligned = (body.as_ptr() as usize).is_multiple_of(ALIGNMENT);
     match is_compressed || is_aligned {
@@ -221,4 +293,53 @@ fn difference(expected: &Schema, sent: &Schema) -> Option<String> {
             )
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{Decimal128Array, Int64Array};
+
+    use super::*;
+
+    fn prices() -> RecordBatch {
+        let keys = Arc::new(Int64Array::from_iter_values(0..8192));
+        let prices = Decimal128Array::from_iter_values(0..8192);
+        let columns: [(&str, ArrayRef); 2] = [("key", keys), ("price", Arc::new(prices))];
+        RecordBatch::try_from_iter(columns).unwrap()
+    }
+
+    #[test]
+    fn small_numbers_travel_in_few_bytes() {
+        let batch = prices();
+        let mut encoding = Encoding::new(false).unwrap();
+        let (mut encoder, schema) = SlotEncoder::new(1, batch.schema_ref(), &encoding);
+        let messages = encoder.encode(&batch, &mut encoding).unwrap();
+        let [Response { content: Content::Batch(said), header, body, .. }] = &messages[..] else {
+            panic!("{messages:?}");
+        };
+        assert!(body.len() < 2 * 2 * 8192 + 1024, "{} bytes", body.len());
+        let mut decoder = SlotDecoder::new(batch.schema());
+        assert_eq!(decoder.schema(&schema.header).unwrap(), None);
+        assert_eq!(decoder.batch(header, body.clone(), said.clone()).unwrap(), batch);
+    }
+
+    #[test]
+    fn widths_that_no_column_has_are_refused() {
+        let batch = prices();
+        let mut encoding = Encoding::new(false).unwrap();
+        let (mut encoder, schema) = SlotEncoder::new(1, batch.schema_ref(), &encoding);
+        let messages = encoder.encode(&batch, &mut encoding).unwrap();
+        let mut decoder = SlotDecoder::new(batch.schema());
+        decoder.schema(&schema.header).unwrap();
+        for (widths, message) in [
+            (vec![2], "1 widths of 2 columns"),
+            (vec![2, 3], "integers of 3 bytes"),
+            (vec![2, 16], "integers of 16 bytes"),
+        ] {
+            let said = FetchBatch { rows: 8192, widths: widths.into() };
+            let Response { header, body, .. } = &messages[0];
+            let error = decoder.batch(header, body.clone(), said).unwrap_err();
+            assert!(error.contains(message), "{error}");
+        }
+    }
 }

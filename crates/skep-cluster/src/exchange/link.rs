@@ -21,7 +21,7 @@ use futures::Stream;
 use parking_lot::Mutex;
 use skep_proto::cluster::fetch_request::Request;
 use skep_proto::cluster::fetch_response::Content;
-use skep_proto::cluster::{FetchClose, FetchCredit, FetchEnd, FetchError, FetchOpen};
+use skep_proto::cluster::{FetchBatch, FetchClose, FetchCredit, FetchEnd, FetchError, FetchOpen};
 
 use super::fetch::{Arrival, RemoteOutput};
 use super::flow::{Budget, SlotCredit, Wish};
@@ -58,7 +58,7 @@ impl LinkFailure {
 pub(super) enum Arrived {
     Schema(Bytes),
     Dictionary { header: Bytes, body: Bytes },
-    Batch { header: Bytes, body: Bytes, rows: u64 },
+    Batch { header: Bytes, body: Bytes, said: FetchBatch },
     End(FetchEnd),
     Failed(FetchError),
 }
@@ -222,7 +222,7 @@ impl Link {
         let arrived = match content {
             Content::Schema(_) => Arrived::Schema(header),
             Content::Dictionary(_) => Arrived::Dictionary { header, body },
-            Content::Batch(batch) => Arrived::Batch { header, body, rows: batch.rows },
+            Content::Batch(said) => Arrived::Batch { header, body, said },
             Content::End(end) => Arrived::End(end),
             Content::Error(error) => Arrived::Failed(error),
         };

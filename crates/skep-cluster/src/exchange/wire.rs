@@ -17,6 +17,12 @@ use crate::ids::{Attempt, Epoch, QueryId, StageId};
 use crate::scheduler::{CachedKey, TaskAttempt};
 use crate::store::PartitionKey;
 
+/// Arrow wants the widest values at multiples of it.
+pub(super) const ALIGNMENT: usize = 16;
+/// What the field of a body takes in front of its length.
+const BODY_TAG_BYTES: usize = 2;
+/// What a checksum takes.
+const CHECKSUM_BYTES: usize = 5;
 /// What a message costs beside its bytes: its place in queues, its metadata.
 const MESSAGE_OVERHEAD: usize = 256;
 
@@ -45,8 +51,12 @@ impl Response {
     }
 
     pub(super) fn encode(self) -> FlightData {
-        let mut message =
-            proto::FetchResponse { slot: self.slot, content: Some(self.content), checksum: 0 };
+        let mut message = proto::FetchResponse {
+            slot: self.slot,
+            content: Some(self.content),
+            ..proto::FetchResponse::default()
+        };
+        message.padding = padding(&message, self.header.len(), self.body.len());
         message.checksum = response_checksum(&message, &self.header, &self.body);
         FlightData {
             flight_descriptor: None,
@@ -71,6 +81,20 @@ impl Response {
         let (header, body) = (data.data_header, data.data_body);
         Ok(Self { slot: message.slot, content, header, body })
     }
+}
+
+/// Returns what makes the body of a message begin at a multiple of [`ALIGNMENT`].
+fn padding(message: &proto::FetchResponse, header: usize, body: usize) -> Bytes {
+    const ZEROS: [u8; 2 * ALIGNMENT] = [0; 2 * ALIGNMENT];
+    let field = |bytes: usize| 1 + prost::length_delimiter_len(bytes) + bytes;
+    let own = message.encoded_len() + CHECKSUM_BYTES;
+    let begins = |count: &usize| {
+        let padding = if *count == 0 { 0 } else { field(*count) };
+        let before = field(header) + field(own + padding);
+        (before + BODY_TAG_BYTES + prost::length_delimiter_len(body)).is_multiple_of(ALIGNMENT)
+    };
+    let count = if body == 0 { None } else { (0..ZEROS.len()).find(begins) };
+    Bytes::from_static(&ZEROS[..count.unwrap_or(0)])
 }
 
 fn response_checksum(message: &proto::FetchResponse, header: &[u8], body: &[u8]) -> u32 {
@@ -230,7 +254,10 @@ mod tests {
     fn batch_message() -> FlightData {
         Response {
             slot: 3,
-            content: Content::Batch(proto::FetchBatch { rows: 5 }),
+            content: Content::Batch(proto::FetchBatch {
+                rows: 5,
+                widths: Bytes::from_static(&[0, 4]),
+            }),
             header: Bytes::from_static(b"header"),
             body: Bytes::from_static(b"body"),
         }
@@ -241,6 +268,27 @@ mod tests {
         let mut changed = bytes.to_vec();
         changed[place] ^= 4;
         changed.into()
+    }
+
+    #[test]
+    fn a_body_begins_where_arrow_wants_it() {
+        let header = Bytes::from_static(&[1; 300]);
+        // Lengths that take one, two and three bytes.
+        for (header_bytes, body_bytes) in [(1, 1), (100, 200), (127, 70_000), (300, 20_000)] {
+            for columns in 0..140 {
+                let widths = vec![1; columns].into();
+                let message = Response {
+                    slot: 3,
+                    content: Content::Batch(proto::FetchBatch { rows: 8192, widths }),
+                    header: header.slice(..header_bytes),
+                    body: vec![7; body_bytes].into(),
+                };
+                let bytes = message.encode().encode_to_vec();
+                let place = bytes.len() - body_bytes;
+                assert!(bytes[place..].iter().all(|byte| *byte == 7));
+                assert_eq!(place % ALIGNMENT, 0, "{header_bytes}, {body_bytes}, {columns}");
+            }
+        }
     }
 
     #[test]

@@ -13,15 +13,14 @@ use std::sync::Arc;
 use datafusion::arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryBuilder, DictionaryArray, PrimitiveArray,
     RecordBatch, RecordBatchOptions, StringArray, StringViewArray, UInt8Array, UInt16Array,
-    make_array,
 };
-use datafusion::arrow::compute::{cast, max, min, take};
+use datafusion::arrow::compute::{cast, take};
 use datafusion::arrow::datatypes::{
-    DataType, Decimal128Type, Field, Int8Type, Int16Type, Int32Type, Int64Type, Schema, SchemaRef,
-    UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    DataType, Field, Int64Type, Schema, SchemaRef, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::{HashMap, HashSet};
+use skep_store::narrow::{narrow, retyped, widen};
 
 /// How many values are looked at to see whether a dictionary may be worth it.
 const SAMPLE: usize = 256;
@@ -86,26 +85,18 @@ pub(super) fn encode(array: &ArrayRef) -> Encoded {
         return Ok(Arc::clone(array));
     }
     match array.data_type() {
-        DataType::Int16 => Ok(narrow_signed::<Int16Type>(array)),
-        DataType::Int32 | DataType::Date32 | DataType::Time32(_) => {
-            Ok(narrow_signed::<Int32Type>(&retyped(array, DataType::Int32)?))
-        }
         DataType::Int64
         | DataType::Date64
         | DataType::Time64(_)
         | DataType::Timestamp(_, _)
         | DataType::Duration(_) => {
-            let plain = retyped(array, DataType::Int64)?;
-            let narrow = narrow_signed::<Int64Type>(&plain);
-            match narrow.data_type() {
-                DataType::Int64 => repeated_values::<Int64Type, _>(array, &plain, |value| value),
-                _ => Ok(narrow),
+            let narrow = narrow(array)?;
+            if narrow.data_type() != array.data_type() {
+                return Ok(narrow);
             }
+            let plain = retyped(array, DataType::Int64)?;
+            repeated_values::<Int64Type, _>(array, &plain, |value| value)
         }
-        DataType::Decimal128(_, _) => Ok(narrow_decimal(array)),
-        DataType::UInt16 => Ok(narrow_unsigned::<UInt16Type>(array)),
-        DataType::UInt32 => Ok(narrow_unsigned::<UInt32Type>(array)),
-        DataType::UInt64 => Ok(narrow_unsigned::<UInt64Type>(array)),
         DataType::Float32 => {
             repeated_values::<UInt32Type, _>(array, &retyped(array, DataType::UInt32)?, |bits| bits)
         }
@@ -115,7 +106,7 @@ pub(super) fn encode(array: &ArrayRef) -> Encoded {
         DataType::Utf8 => encode_text(array, array.as_string::<i32>().iter()),
         DataType::Utf8View => encode_text(array, array.as_string_view().iter()),
         DataType::BinaryView => encode_binary(array),
-        _ => Ok(Arc::clone(array)),
+        _ => narrow(array),
     }
 }
 
@@ -134,140 +125,9 @@ pub(super) fn decode(array: &ArrayRef, data_type: &DataType) -> Encoded {
             take(&values, dictionary.keys(), None)
         }
         (DataType::Utf8 | DataType::Binary, _) => cast(array, data_type),
-        (_, DataType::Int16) => Ok(Arc::new(widen_i16(array)?)),
-        (DataType::Int32, DataType::Date32 | DataType::Time32(_)) => {
-            retyped(array, data_type.clone())
-        }
-        (_, DataType::Int32 | DataType::Date32 | DataType::Time32(_)) => {
-            let wide: ArrayRef = Arc::new(widen_i32(array)?);
-            retyped(&wide, data_type.clone())
-        }
-        (
-            DataType::Int64,
-            DataType::Date64
-            | DataType::Time64(_)
-            | DataType::Timestamp(_, _)
-            | DataType::Duration(_),
-        ) => retyped(array, data_type.clone()),
-        (
-            _,
-            DataType::Int64
-            | DataType::Date64
-            | DataType::Time64(_)
-            | DataType::Timestamp(_, _)
-            | DataType::Duration(_),
-        ) => {
-            let wide: ArrayRef = Arc::new(widen_i64(array)?);
-            retyped(&wide, data_type.clone())
-        }
-        (_, DataType::Decimal128(precision, scale)) => {
-            let wide = widen_decimal(array)?.with_precision_and_scale(*precision, *scale)?;
-            Ok(Arc::new(wide))
-        }
-        (_, DataType::UInt16) => Ok(Arc::new(widen_u16(array)?)),
-        (_, DataType::UInt32) => Ok(Arc::new(widen_u32(array)?)),
-        (_, DataType::UInt64) => Ok(Arc::new(widen_u64(array)?)),
-        (stored, _) => Err(ArrowError::CastError(format!(
-            "a cached column of {data_type} is kept as {stored}"
-        ))),
+        _ => widen(array, data_type),
     }
 }
-
-/// Reads the same bytes as another type of the same width.
-fn retyped(array: &ArrayRef, data_type: DataType) -> Encoded {
-    if *array.data_type() == data_type {
-        return Ok(Arc::clone(array));
-    }
-    Ok(make_array(array.to_data().into_builder().data_type(data_type).build()?))
-}
-
-fn narrow_signed<T>(array: &ArrayRef) -> ArrayRef
-where
-    T: ArrowPrimitiveType,
-    T::Native: Into<i64> + Copy,
-{
-    let values = array.as_primitive::<T>();
-    // Without a value, or with none but zeros, one byte is enough.
-    let least = min(values).map_or(0, Into::into);
-    let most = max(values).map_or(0, Into::into);
-    let fits = |low: i64, high: i64| least >= low && most <= high;
-    let width = size_of::<T::Native>();
-    // What lies below a NULL may not fit: it is cut, and nobody reads it.
-    if width > 1 && fits(i8::MIN.into(), i8::MAX.into()) {
-        Arc::new(values.unary::<_, Int8Type>(|value| value.into() as i8))
-    } else if width > 2 && fits(i16::MIN.into(), i16::MAX.into()) {
-        Arc::new(values.unary::<_, Int16Type>(|value| value.into() as i16))
-    } else if width > 4 && fits(i32::MIN.into(), i32::MAX.into()) {
-        Arc::new(values.unary::<_, Int32Type>(|value| value.into() as i32))
-    } else {
-        Arc::clone(array)
-    }
-}
-
-fn narrow_unsigned<T>(array: &ArrayRef) -> ArrayRef
-where
-    T: ArrowPrimitiveType,
-    T::Native: Into<u64> + Copy,
-{
-    let values = array.as_primitive::<T>();
-    let most = max(values).map_or(0, Into::into);
-    let width = size_of::<T::Native>();
-    if width > 1 && most <= u8::MAX.into() {
-        Arc::new(values.unary::<_, UInt8Type>(|value| value.into() as u8))
-    } else if width > 2 && most <= u16::MAX.into() {
-        Arc::new(values.unary::<_, UInt16Type>(|value| value.into() as u16))
-    } else if width > 4 && most <= u32::MAX.into() {
-        Arc::new(values.unary::<_, UInt32Type>(|value| value.into() as u32))
-    } else {
-        Arc::clone(array)
-    }
-}
-
-fn narrow_decimal(array: &ArrayRef) -> ArrayRef {
-    let values = array.as_primitive::<Decimal128Type>();
-    // What lies below a NULL may be cut.
-    let is_kept = |value: &i128| i128::from(*value as i64) == *value;
-    let fits = match values.null_count() {
-        0 => values.values().iter().fold(true, |fits, value| fits & is_kept(value)),
-        _ => values.iter().flatten().all(|value| is_kept(&value)),
-    };
-    if !fits {
-        return Arc::clone(array);
-    }
-    let narrow: ArrayRef = Arc::new(values.unary::<_, Int64Type>(|value| value as i64));
-    narrow_signed::<Int64Type>(&narrow)
-}
-
-/// Writes a function that gives integers their width back. Every value fits, since it came from this
-/// type; what lies below a NULL is nobody's.
-macro_rules! widen {
-    ($name:ident, $wide:ty, $($stored:ident => $arrow:ident),+) => {
-        fn $name(array: &ArrayRef) -> Result<PrimitiveArray<$wide>, ArrowError> {
-            type Native = <$wide as ArrowPrimitiveType>::Native;
-            match array.data_type() {
-                $(DataType::$stored => {
-                    Ok(array.as_primitive::<$arrow>().unary(|value| value as Native))
-                })+
-                other => {
-                    let kind = <$wide>::DATA_TYPE;
-                    let message = format!("a cached column of {kind} is kept as {other}");
-                    Err(ArrowError::CastError(message))
-                }
-            }
-        }
-    };
-}
-
-widen!(widen_i16, Int16Type, Int8 => Int8Type);
-widen!(widen_i32, Int32Type, Int8 => Int8Type, Int16 => Int16Type);
-widen!(widen_i64, Int64Type, Int8 => Int8Type, Int16 => Int16Type, Int32 => Int32Type);
-widen!(
-    widen_decimal, Decimal128Type,
-    Int8 => Int8Type, Int16 => Int16Type, Int32 => Int32Type, Int64 => Int64Type
-);
-widen!(widen_u16, UInt16Type, UInt8 => UInt8Type);
-widen!(widen_u32, UInt32Type, UInt8 => UInt8Type, UInt16 => UInt16Type);
-widen!(widen_u64, UInt64Type, UInt8 => UInt8Type, UInt16 => UInt16Type, UInt32 => UInt32Type);
 
 /// Keeps values that repeat once; `plain` has the bits of `array`.
 fn repeated_values<T, K>(

@@ -50,6 +50,40 @@ fn views_and_structs() -> Vec<RecordBatch> {
     vec![whole.slice(0, 100), whole.slice(333, 167), whole.slice(17, 0), whole]
 }
 
+/// Numbers of all types, of which each batch has smaller or larger ones.
+fn numbers() -> Vec<RecordBatch> {
+    let make = |shift: u32| {
+        let all = (0..300_i64).map(|n| (n % 7 != 3).then(|| n.wrapping_mul(0x51ed_270b) >> shift));
+        let plain = all.clone().map(Option::unwrap_or_default);
+        let decimals = all.clone().map(|n| n.map(|n| i128::from(n) << 40));
+        let decimals: Decimal128Array = decimals.collect();
+        let columns: Vec<(&str, ArrayRef, bool)> = vec![
+            ("long", Arc::new(Int64Array::from_iter_values(plain)), false),
+            (
+                "int",
+                Arc::new(all.clone().map(|n| n.map(|n| n as i32)).collect::<Int32Array>()),
+                true,
+            ),
+            (
+                "word",
+                Arc::new(all.clone().map(|n| n.map(|n| n as u64)).collect::<UInt64Array>()),
+                true,
+            ),
+            (
+                "day",
+                Arc::new(all.clone().map(|n| n.map(|n| n as i32)).collect::<Date32Array>()),
+                true,
+            ),
+            ("time", Arc::new(all.clone().collect::<TimestampMicrosecondArray>()), true),
+            ("price", Arc::new(decimals.with_precision_and_scale(38, 2).unwrap()), true),
+            ("share", Arc::new(all.map(|n| n.map(|n| n as f64)).collect::<Float64Array>()), true),
+        ];
+        RecordBatch::try_from_iter_with_nullable(columns).unwrap()
+    };
+    let narrow = make(34);
+    vec![narrow.slice(0, 0), narrow, make(0), make(24).slice(7, 100), make(34)]
+}
+
 fn rows_without_columns() -> Vec<RecordBatch> {
     let none = Arc::new(Schema::empty());
     [3, 0, 40_000]
@@ -71,6 +105,7 @@ async fn every_kind_of_batch_comes_back_from_memory_and_from_disk() {
             let kinds = [
                 dictionaries(),
                 views_and_structs(),
+                numbers(),
                 rows_without_columns(),
                 vec![batch(0, 0), batch(0, 5), batch(5, 0)],
                 batches(0, 20),
