@@ -36,9 +36,9 @@ mod tests;
 pub use access::{Principal, Role};
 pub use cache::{
     CacheHost, CacheLevel, CacheOptions, CacheScanExec, CacheScanParts, CachedInputs, CachedRows,
-    CachedShape, CachedSource, ClusterBy, HostedFigures, HostedHold, HostedParts, HostedTable,
-    PartitionSummary, RowsWanted, ScanGroups, StoreFailure, as_cached, cache_partition,
-    check_files, check_sources, decode_cached, slice_of_files,
+    CachedShape, CachedSource, ClusterBy, DecodeGroupsExec, HostedFigures, HostedHold, HostedParts,
+    HostedTable, PartitionSummary, RowsWanted, ScanGroups, StoreFailure, as_cached,
+    cache_partition, check_files, check_sources, code_groups, decode_cached, slice_of_files,
 };
 pub use carried::CarriedSession;
 pub use catalog::SystemTables;

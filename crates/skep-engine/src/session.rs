@@ -27,7 +27,7 @@ use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 use futures::{FutureExt, StreamExt};
 
 use crate::access::{AccessPolicy, Principal};
-use crate::cache::{CacheLease, CacheName, ViewIdentity, address_of};
+use crate::cache::{CacheLease, CacheName, ViewIdentity, address_of, plain_texts};
 use crate::catalog::{
     CATALOG, CatalogList, Definition, PUBLIC, SessionCatalog, TEMP, TableEntry, TableOpener,
     ViewText,
@@ -56,6 +56,8 @@ pub struct Session {
     deadline: Option<Arc<Deadline>>,
     /// The number under which it is known.
     tag: Option<Arc<QueryTag>>,
+    /// Whether texts may come without views.
+    is_plain: bool,
     /// Where its bare names are looked up, if not in the current schema.
     schema: Option<Arc<str>>,
 }
@@ -106,7 +108,7 @@ impl Session {
         });
         let opener: Weak<SessionInner> = Arc::downgrade(&inner);
         inner.catalog.set_opener(opener);
-        Self { inner, text: None, tag: None, deadline: None, schema: None }
+        Self { inner, text: None, tag: None, is_plain: false, deadline: None, schema: None }
     }
 
     /// Runs one statement: a command is done when this returns, a query's rows come as they are
@@ -198,6 +200,12 @@ impl Session {
         Self { tag: Some(tag), ..self.clone() }
     }
 
+    /// The same session, the rows of whose next query go to somebody who takes no views: texts may
+    /// come without.
+    pub fn without_views(&self) -> Self {
+        Self { is_plain: true, ..self.clone() }
+    }
+
     /// The same session, in which bare names mean what they mean in this schema, whatever the current
     /// one is; one that is not there has no tables.
     pub fn in_schema(&self, schema: &str) -> Self {
@@ -249,6 +257,9 @@ impl Session {
         let mut state = self.lasting_state();
         if let Some(deadline) = &self.deadline {
             state.config_mut().set_extension(Arc::clone(deadline));
+        }
+        if self.is_plain {
+            state.config_mut().set_extension(Arc::new(WithoutViews));
         }
         state
     }
@@ -667,7 +678,10 @@ impl SessionInner {
         planned: Planned,
     ) -> Result<QueryStream> {
         self.policy.check_plan(&planned.plan)?;
-        let physical = guard(state.create_physical_plan(&planned.plan)).await??;
+        let mut physical = guard(state.create_physical_plan(&planned.plan)).await??;
+        if state.config().get_extension::<WithoutViews>().is_some() {
+            physical = plain_texts(physical)?;
+        }
         let context = state.task_ctx();
         let started =
             guard(self.engine.executor.execute(Arc::clone(&physical), Arc::clone(&context))).await;
@@ -684,6 +698,10 @@ impl SessionInner {
         Ok(guarded_stream(stream, schema, physical, context))
     }
 }
+
+/// That whoever reads the rows takes no views: an extension of the session configuration.
+#[derive(Debug)]
+struct WithoutViews;
 
 /// Passes batches on until the first error, which is explained; a panic is one too.
 fn guarded_stream(

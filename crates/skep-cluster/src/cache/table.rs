@@ -164,6 +164,8 @@ impl ClusterTable {
             dynamic_filters: Vec::new(),
             groups: None,
             batches: None,
+            coded: Vec::new(),
+            is_plain: false,
         })?;
         let output = Output::Cached(Arc::clone(&self.target));
         let copy = Stage::new(StageId(last + 1), Arc::new(scan), output, Place::Workers);

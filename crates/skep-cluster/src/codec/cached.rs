@@ -5,13 +5,14 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::Schema;
 use datafusion::common::internal_datafusion_err;
 use datafusion::error::Result;
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_expr::EquivalenceProperties;
+use datafusion::physical_plan::{ExecutionPlan, Partitioning, PlanProperties};
 use datafusion_proto::physical_plan::PhysicalPlanDecodeContext;
-use skep_engine::{CacheScanExec, CacheScanParts, CachedShape};
+use skep_engine::{CacheScanExec, CacheScanParts, CachedShape, DecodeGroupsExec};
 
 use super::decoder::{Decoder, narrow};
 use super::encoder::{Encoder, wide};
-use super::wire::{CacheScan, Cached, Level, Places};
+use super::wire::{CacheScan, Cached, DecodedGroups, Level, Places};
 use crate::exchange::plan::CachedTarget;
 use crate::ids::Epoch;
 use crate::store::StorageLevel;
@@ -28,6 +29,8 @@ pub(super) fn encode(scan: &CacheScanExec, encoder: &Encoder) -> Result<CacheSca
         dynamic_filters,
         groups,
         batches,
+        coded,
+        is_plain,
     } = parts;
     Ok(CacheScan {
         table: Some(encode_shape(&shape, StorageLevel::default())?),
@@ -41,6 +44,8 @@ pub(super) fn encode(scan: &CacheScanExec, encoder: &Encoder) -> Result<CacheSca
         batches: batches.map(|(wanted, all)| encode_places(&[wanted, all])),
         is_filter,
         groups: groups.iter().flatten().map(|group| encode_places(group)).collect(),
+        coded: Some(encode_places(&coded)),
+        is_plain,
     })
 }
 
@@ -73,7 +78,39 @@ pub(super) fn decode(
         filter,
         is_filter: wire.is_filter,
         batches,
+        coded: decode_places(wire.coded.as_ref().ok_or_else(missing)?)?,
+        is_plain: wire.is_plain,
     })?))
+}
+
+/// Writes what gives groups their texts back, but for its input.
+///
+/// # Errors
+/// If a type cannot be written.
+pub(super) fn encode_groups(groups: &DecodeGroupsExec) -> Result<DecodedGroups> {
+    let schema = Some(groups.schema().as_ref().try_into()?);
+    Ok(DecodedGroups { coded: Some(encode_places(groups.coded())), schema })
+}
+
+/// Reads it.
+///
+/// # Errors
+/// If a part is missing, or does not go with the input.
+pub(super) fn decode_groups(
+    wire: &DecodedGroups,
+    input: Arc<dyn ExecutionPlan>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let missing = || internal_datafusion_err!("coded groups lack a part");
+    let schema = Schema::try_from(wire.schema.as_ref().ok_or_else(missing)?)?;
+    let coded = decode_places(wire.coded.as_ref().ok_or_else(missing)?)?;
+    let properties = input.properties().as_ref().clone();
+    let properties = PlanProperties::new(
+        EquivalenceProperties::new(Arc::new(schema)),
+        Partitioning::UnknownPartitioning(properties.partitioning.partition_count()),
+        properties.emission_type,
+        properties.boundedness,
+    );
+    Ok(Arc::new(DecodeGroupsExec::try_new(input, coded, Arc::new(properties))?))
 }
 
 /// Writes a cached table.

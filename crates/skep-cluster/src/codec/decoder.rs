@@ -65,6 +65,7 @@ impl Decoder {
         match kind {
             PlanKind::Exchange(wire) => exchange::decode(&wire, self, ctx),
             PlanKind::CacheScan(wire) => cached::decode(&wire, self, ctx),
+            PlanKind::DecodedGroups(wire) => cached::decode_groups(&wire, input()?),
             PlanKind::Subqueries(wire) => {
                 let results = self.results_of(&wire);
                 self.scopes.borrow_mut().insert(wire.scope, results.clone());

@@ -26,7 +26,7 @@ use datafusion_proto::protobuf;
 use datafusion_proto::protobuf::physical_expr_node::ExprType;
 use datafusion_proto::protobuf::physical_plan_node::PhysicalPlanType;
 use prost::Message;
-use skep_engine::CacheScanExec;
+use skep_engine::{CacheScanExec, DecodeGroupsExec};
 
 use super::wire::{
     Cast, ExprExtension, ExprKind, PlanExtension, PlanKind, SortExprs, Subqueries, Subquery, TopK,
@@ -153,6 +153,10 @@ impl Encoder {
                 PlanKind::CacheScan(Box::new(cached::encode(scan, self)?)),
                 Vec::new(),
             ));
+        }
+        if let Some(groups) = plan.downcast_ref::<DecodeGroupsExec>() {
+            let wire = cached::encode_groups(groups)?;
+            return Ok(extension(PlanKind::DecodedGroups(wire), vec![self.plan(groups.input())?]));
         }
         if let Some(subqueries) = plan.downcast_ref::<ScalarSubqueryExec>() {
             return self.subqueries(subqueries);

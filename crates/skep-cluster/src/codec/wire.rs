@@ -13,7 +13,8 @@
 //!   groups are best read.
 //! - [`Series`]: that no column is wanted of a series, and its order.
 //! - [`TopK`]: the operator has no message.
-//! - [`CacheScan`], [`Cached`]: the leaf that reads a cached table is ours, too.
+//! - [`CacheScan`], [`Cached`], [`DecodedGroups`]: the leaf that reads a cached table is ours, too,
+//!   and what decodes the groups that are made of its codes.
 //! - `Groups`: how many sets there are of an aggregate whose grouping sets are all empty.
 //! - `Segment`: protobuf's decoder refuses what is nested more than a hundred deep; a deep plan or
 //!   expression is cut into pieces that are bytes to one another.
@@ -96,6 +97,23 @@ pub(super) struct CacheScan {
     /// Which partitions of the table each of the plan's reads; empty where it is that of its number.
     #[prost(message, repeated, tag = "8")]
     pub(super) groups: Vec<Places>,
+    /// Which of the projected columns are given as one number of all.
+    #[prost(message, optional, tag = "9")]
+    pub(super) coded: Option<Places>,
+    /// Whether texts are given without views.
+    #[prost(bool, tag = "10")]
+    pub(super) is_plain: bool,
+}
+
+/// What gives groups over codes their texts back.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct DecodedGroups {
+    /// Which of the groups.
+    #[prost(message, optional, tag = "1")]
+    pub(super) coded: Option<Places>,
+    /// Of what it gives.
+    #[prost(message, optional, tag = "2")]
+    pub(super) schema: Option<protobuf::Schema>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
@@ -114,7 +132,7 @@ pub(super) enum OutputKind {
 /// What an extension node of a plan holds; its inputs are the node's own.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct PlanExtension {
-    #[prost(oneof = "PlanKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "PlanKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub(super) kind: Option<PlanKind>,
 }
 
@@ -145,6 +163,9 @@ pub(super) enum PlanKind {
     Groups(u64),
     #[prost(message, tag = "9")]
     CacheScan(Box<CacheScan>),
+    /// Input: the aggregate over codes.
+    #[prost(message, tag = "10")]
+    DecodedGroups(DecodedGroups),
 }
 
 /// What an extension node of an expression holds.

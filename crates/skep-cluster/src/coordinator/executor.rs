@@ -16,7 +16,9 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
-use skep_engine::{Deadline, Error, LocalExecutor, QueryExecutor, QueryText, Result, mask_secrets};
+use skep_engine::{
+    Deadline, Error, LocalExecutor, QueryExecutor, QueryText, Result, code_groups, mask_secrets,
+};
 use tokio::sync::mpsc;
 use tracing::info;
 
@@ -64,7 +66,7 @@ impl ClusterExecutor {
             slots: Some(snapshot.live().map(slots).collect()),
         };
         let planner = StagePlanner::new(options);
-        let stages = planner.plan(plan)?;
+        let stages = over_codes(planner.plan(plan)?)?;
         if stages.tables.is_empty()
             && let Some(why) = self.stays_here(plan, &stages)
         {
@@ -75,7 +77,7 @@ impl ClusterExecutor {
             Err(why) if stages.tables.is_empty() => Ok(Route::Here(why)),
             // Here too, but for the cached tables, which only tasks can read.
             Err(why) => {
-                let stages = planner.plan_whole(plan, why)?;
+                let stages = over_codes(planner.plan_whole(plan, why)?)?;
                 match self.programs(&stages, context)? {
                     Ok(programs) => Ok(Route::Cluster { stages, programs }),
                     Err(why) => Err(internal(&why)),
@@ -232,6 +234,15 @@ pub(super) fn shown_text(context: &TaskContext) -> Option<Arc<str>> {
 
 fn internal(message: &str) -> Error {
     Error::Internal { message: message.to_owned(), source: None }
+}
+
+/// Has groups over cached tables done over codes. Here rather than in the engine: before, it was not
+/// known which partitions lie where, and which are read from files.
+fn over_codes(mut stages: StagePlan) -> Result<StagePlan> {
+    for stage in stages.stages.iter_mut().filter(|stage| stage.lineage_of.is_none()) {
+        stage.plan = code_groups(Arc::clone(&stage.plan)).map_err(Error::from)?;
+    }
+    Ok(stages)
 }
 
 /// Tells whether a plan gives its first rows before it has read its last: nothing in it gathers,

@@ -2,8 +2,9 @@
 //!
 //! Each batch is encoded for itself, and its own types say how: integers, dates, times and decimals
 //! in the narrowest integer that has room for their values; what repeats as a dictionary with keys of
-//! one or two bytes; short texts without the 16 bytes that a view takes for each. Longer texts that
-//! are views stay views, which cost nothing to take back. Nested and other types stay as they are.
+//! one or two bytes; texts without the 16 bytes that a view takes for each, unless they are so long
+//! that this is less than a tenth: to make views again costs some nanoseconds for each, and memory is
+//! what caches have least of. Nested and other types stay as they are.
 //!
 //! **Invariant:** [`decode`] gives back the very column that [`encode`] took, whatever was chosen.
 
@@ -124,7 +125,9 @@ pub(super) fn decode(array: &ArrayRef, data_type: &DataType) -> Encoded {
             let values = decode(dictionary.values(), data_type)?;
             take(&values, dictionary.keys(), None)
         }
-        (DataType::Utf8 | DataType::Binary, _) => cast(array, data_type),
+        (DataType::Utf8 | DataType::Binary, _) | (DataType::Utf8View, DataType::Utf8) => {
+            cast(array, data_type)
+        }
         _ => widen(array, data_type),
     }
 }
@@ -214,7 +217,7 @@ fn encode_text<'a>(
     }
     let views = array.as_string_view();
     let in_buffers = views.total_buffer_bytes_used();
-    let is_short = 2 * (VIEW_BYTES * rows + in_buffers) > 3 * (OFFSET_BYTES * rows + plain);
+    let is_short = 10 * (VIEW_BYTES * rows + in_buffers) > 11 * (OFFSET_BYTES * rows + plain);
     if is_short && plain <= MAX_TEXT_BYTES {
         return cast(array, &DataType::Utf8);
     }

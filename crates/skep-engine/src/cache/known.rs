@@ -23,7 +23,15 @@ pub(super) struct Known {
     pub(super) batch_count: usize,
     /// Of each partition, the batches that the filter does not skip.
     pub(super) wanted_counts: Vec<usize>,
+    /// Of all partitions.
+    row_count: usize,
+    /// Of each projected column, the values of the dictionaries of all batches, if it is kept so in
+    /// all.
+    dictionary_values: Vec<Option<u64>>,
 }
+
+/// How many rows there are at least for each value of a dictionary that is small against them.
+const ROWS_OF_FEW: u64 = 16;
 
 impl Known {
     /// Makes it of the summaries of all partitions.
@@ -46,12 +54,28 @@ impl Known {
             let wanted = filter.and_then(|filter| wanted(filter, &shape.schema, summary));
             wanted.map_or(summary.batch_count, |all| all.iter().filter(|wanted| **wanted).count())
         };
+        let values_of = |column: &usize| {
+            let known = summaries.iter().map(|summary| summary.columns.get(*column));
+            known.map(|column| column?.dictionary_values).sum()
+        };
         Ok(Self {
+            row_count: summaries.iter().map(|summary| summary.row_count).sum(),
+            dictionary_values: projection.iter().map(values_of).collect(),
             statistics: summaries.iter().map(|summary| shown(summary.statistics.clone())).collect(),
             total: shown(total),
             batch_count: summaries.iter().map(|summary| summary.batch_count).sum(),
             wanted_counts: summaries.iter().map(wanted_of).collect(),
         })
+    }
+
+    /// Whether a projected column is kept as dictionaries that are small against its rows, and has
+    /// no more values than so many bits can number beside NULL.
+    pub(super) fn has_few(&self, column: usize, bits: usize) -> bool {
+        let Some(values) = self.dictionary_values.get(column).copied().flatten() else {
+            return false;
+        };
+        let most = if bits >= 64 { u64::MAX } else { (1 << bits) - 1 };
+        values <= most && values.saturating_mul(ROWS_OF_FEW) <= self.row_count as u64
     }
 
     /// Returns what is known of some partitions together; `schema` is that of the projection.

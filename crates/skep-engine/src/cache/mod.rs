@@ -34,9 +34,13 @@ mod lineage;
 mod open;
 mod through;
 // How they are read.
+mod code_groups;
+mod codes;
 mod gather;
 mod groups;
 mod known;
+mod output;
+mod plain;
 mod provider;
 mod prune;
 mod scan;
@@ -52,6 +56,9 @@ mod tests;
 
 pub(crate) use canonical::{address_of, providers_of};
 pub(crate) use clustering::ChooseClustering;
+pub(crate) use code_groups::CodeGroups;
+pub use code_groups::code_groups;
+pub use codes::DecodeGroupsExec;
 pub(crate) use definitions::{CachedDefinition, DefinitionFile};
 pub(crate) use describe::CacheReport;
 pub use groups::ScanGroups;
@@ -61,6 +68,7 @@ pub use hosted::{
 };
 pub use level::{CacheLevel, CacheOptions, ClusterBy};
 pub use lineage::{check_files, check_sources};
+pub(crate) use plain::plain_texts;
 pub use scan::{CacheScanExec, CacheScanParts};
 pub use slice::slice_of_files;
 pub(crate) use substitute::{CacheScope, SubstituteCached};

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 
 use datafusion::arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, PrimitiveArray, RecordBatch,
-    RecordBatchOptions, Scalar, new_null_array,
+    Scalar, new_null_array,
 };
 use datafusion::arrow::buffer::BooleanBuffer;
 use datafusion::arrow::compute::kernels::cmp;
@@ -30,6 +30,7 @@ use datafusion::physical_expr::{PhysicalExpr, conjunction_opt, split_conjunction
 use datafusion::scalar::ScalarValue;
 
 use super::encode::{decode, decode_batch};
+use super::output::RunOutput;
 
 /// The conditions that a scan applies to each row, in both forms in which rows come to it.
 #[derive(Debug)]
@@ -94,18 +95,17 @@ impl Conditions {
         Ok(Self { encoded, projected: Selection::new(projected, schema) })
     }
 
-    /// Decodes the columns `projection` of the rows that pass; `schema` is that of the projection.
-    /// `None` if no row does.
+    /// Gives the columns `projection` of the rows that pass their form. `None` if no row does.
     ///
     /// # Errors
-    /// If the batch is not one of the content.
+    /// If the batch is not one of the content, or the form has no room for it.
     pub(super) fn of_encoded(
         &self,
         batch: &RecordBatch,
         projection: &[usize],
-        schema: &SchemaRef,
+        output: &RunOutput,
     ) -> Result<Option<RecordBatch>> {
-        self.encoded.decode(batch, projection, schema)
+        self.encoded.decode(batch, projection, output)
     }
 
     /// Returns the rows that pass of a batch as queries see it; `None` if no row does.
@@ -158,28 +158,23 @@ impl Selection {
         &self,
         batch: &RecordBatch,
         projection: &[usize],
-        schema: &SchemaRef,
+        output: &RunOutput,
     ) -> Result<Option<RecordBatch>> {
         let rows = batch.num_rows();
-        let Some(passing) = self.passing(batch)? else {
-            return Ok(Some(decode_batch(batch, projection, schema)?));
+        let kept = projection.iter().map(|column| batch.column(*column));
+        let passing = self.passing(batch)?.filter(|passing| passing.count_set_bits() < rows);
+        let Some(passing) = passing else {
+            let kept: Vec<ArrayRef> = kept.cloned().collect();
+            return Ok(Some(output.batch(&kept, rows)?));
         };
         let count = passing.count_set_bits();
         if count == 0 {
             return Ok(None);
         }
-        if count == rows {
-            return Ok(Some(decode_batch(batch, projection, schema)?));
-        }
         let passing = BooleanArray::new(passing, None);
         let filter = FilterBuilder::new(&passing).optimize().build();
-        let columns = projection.iter().zip(schema.fields()).map(|(column, field)| {
-            let kept = filter.filter(batch.column(*column))?;
-            decode(&kept, field.data_type())
-        });
-        let columns = columns.collect::<std::result::Result<Vec<_>, _>>()?;
-        let options = RecordBatchOptions::new().with_row_count(Some(count));
-        Ok(Some(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?))
+        let kept = kept.map(|column| filter.filter(column)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Some(output.batch(&kept, count)?))
     }
 
     /// Returns which rows pass; `None` if there is no condition.

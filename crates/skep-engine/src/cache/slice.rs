@@ -103,10 +103,10 @@ impl CacheScanExec {
     /// If a column is of a type that cannot be made into the cached one.
     pub fn over_lineage(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         let made = plan.schema();
-        let (projection, schema) = self.projected();
+        let (read, schema) = self.columns_read();
         // As cached rows are cast when they are kept.
         let options = CastOptions { safe: true, format_options: FormatOptions::default() };
-        let expressions = projection.iter().zip(schema.fields()).map(|(place, field)| {
+        let expressions = read.iter().zip(schema.fields()).map(|(place, field)| {
             let column = Arc::new(Column::new(made.field(*place).name(), *place));
             let expression: Arc<dyn PhysicalExpr> =
                 match made.field(*place).data_type() == field.data_type() {
@@ -123,6 +123,14 @@ impl CacheScanExec {
             Arc::new(ProjectionExec::try_new(expressions, plan)?);
         if let Some(condition) = self.conditions().over_projected() {
             rows = Arc::new(FilterExec::try_new(condition, rows)?);
+        }
+        if self.width() < read.len() {
+            let given = schema.fields().iter().enumerate().take(self.width());
+            let given = given.map(|(place, field)| {
+                let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(field.name(), place));
+                (column, field.name().clone())
+            });
+            rows = Arc::new(ProjectionExec::try_new(given, rows)?);
         }
         let options = ConfigOptions::new();
         let rows = ProjectionPushdown::new().optimize(rows, &options)?;

@@ -30,6 +30,8 @@ pub(crate) struct ColumnSummary {
     pub(crate) greatest: Option<ArrayRef>,
     /// The NULLs in each batch.
     pub(crate) nulls: ArrayRef,
+    /// The values of the dictionaries of all batches, if it is kept as such in all.
+    pub(crate) dictionary_values: Option<u64>,
 }
 
 /// What is known of a partition.
@@ -75,12 +77,14 @@ struct Column {
     nulls: Vec<u64>,
     /// Bounds of all rows; `None` once they are not known exactly.
     all: Option<(ScalarValue, ScalarValue)>,
+    /// `None` once a batch came that is no dictionary.
+    dictionary_values: Option<u64>,
 }
 
 impl Summarizer {
     pub(crate) fn new(schema: &SchemaRef, pool: &Arc<dyn MemoryPool>) -> Result<Self> {
         let columns = schema.fields().iter().map(|field| {
-            let mut column = Column::default();
+            let mut column = Column { dictionary_values: Some(0), ..Column::default() };
             if is_bounded(field.data_type()) {
                 let null = ScalarValue::try_from(field.data_type())?;
                 column.all = Some((null.clone(), null));
@@ -110,6 +114,11 @@ impl Summarizer {
         let arrays = batch.columns().iter().zip(encoded.columns());
         for (column, (array, stored)) in self.columns.iter_mut().zip(arrays) {
             column.nulls.push(array.logical_null_count() as u64);
+            if !stored.is_empty() {
+                let values = stored.as_any_dictionary_opt().map(|it| it.values().len() as u64);
+                let known = column.dictionary_values.zip(values);
+                column.dictionary_values = known.map(|(known, values)| known + values);
+            }
             if !is_bounded(array.data_type()) {
                 continue;
             }
@@ -165,6 +174,7 @@ impl Summarizer {
                 least: if is_bounded { gather(column.least)? } else { None },
                 greatest: if is_bounded { gather(column.greatest)? } else { None },
                 nulls: Arc::new(UInt64Array::from(column.nulls)),
+                dictionary_values: column.dictionary_values,
             });
         }
         Ok(PartitionSummary {

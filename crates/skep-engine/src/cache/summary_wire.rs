@@ -52,6 +52,9 @@ impl PartitionSummary {
             }
             let nulls = known.null_count.get_value().copied().unwrap_or_default();
             totals.push(&format!("nulls {idx}"), count_array(nulls));
+            if let Some(values) = column.dictionary_values {
+                totals.push(&format!("values {idx}"), count_array(values as usize));
+            }
             if let (Precision::Exact(least), Precision::Exact(greatest)) =
                 (&known.min_value, &known.max_value)
             {
@@ -97,10 +100,16 @@ impl PartitionSummary {
         for idx in 0..schema.fields().len() {
             let of_batches = |what: &str| batches.column_by_name(&format!("{what} {idx}")).cloned();
             let nulls = of_batches("nulls").ok_or_else(broken)?;
+            let values = format!("values {idx}");
+            let dictionary_values = match totals.schema_ref().index_of(&values) {
+                Ok(_) => Some(count(&totals, &values)? as u64),
+                Err(_) => None,
+            };
             columns.push(ColumnSummary {
                 least: of_batches("least"),
                 greatest: of_batches("greatest"),
                 nulls,
+                dictionary_values,
             });
             let mut of_column = ColumnStatistics::new_unknown();
             of_column.null_count = Precision::Exact(count(&totals, &format!("nulls {idx}"))?);
@@ -206,6 +215,7 @@ mod tests {
             assert_eq!(before.nulls.as_ref(), after.nulls.as_ref());
             assert_eq!(before.least.as_deref(), after.least.as_deref());
             assert_eq!(before.greatest.as_deref(), after.greatest.as_deref());
+            assert_eq!(before.dictionary_values, after.dictionary_values);
         }
     }
 

@@ -39,7 +39,7 @@ use datafusion::optimizer::{Analyzer, AnalyzerRule, Optimizer, OptimizerRule};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 
-use crate::cache::{CacheScope, CachedTables, ChooseClustering, SubstituteCached};
+use crate::cache::{CacheScope, CachedTables, ChooseClustering, CodeGroups, SubstituteCached};
 
 /// DataFusion's names for its rules that push filters down, before and after other rules.
 const FILTER_RULES: [&str; 2] = ["FilterPushdown", "FilterPushdown(Post)"];
@@ -82,7 +82,8 @@ pub(crate) fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
 }
 
 /// DataFusion's physical rules, those that push filters down with help, and the bound on heaps;
-/// before exchanges come in, the choice among what is cached in several ways; then joins that give way and the bound on recursion.
+/// before exchanges come in, the choice among what is cached in several ways; then groups over codes,
+/// joins that give way and the bound on recursion.
 ///
 /// The bound on recursion comes last: no rule of DataFusion's knows its node.
 pub(crate) fn physical_optimizer_rules(
@@ -98,6 +99,9 @@ pub(crate) fn physical_optimizer_rules(
         && let Some(place) = rules.iter().position(|rule| rule.name() == EXCHANGES)
     {
         rules.insert(place, Arc::new(ChooseClustering::new(tables)));
+    }
+    if cache.is_some() {
+        rules.push(Arc::new(CodeGroups));
     }
     rules.push(Arc::new(yielding::YieldingJoins));
     rules.push(Arc::new(recursion::BoundRecursion));

@@ -163,6 +163,7 @@ impl SqlService {
         let running = self.begin(session, origin);
         let tag = Arc::new(QueryTag::new(running.id()));
         let tagged = session.session.in_schema(&said.schema).tagged(tag);
+        let tagged = if said.is_exact { tagged } else { tagged.without_views() };
         let executed = async {
             match (wanted, values) {
                 (Wanted::Text(sql), None) => tagged.execute(sql).await,

@@ -165,6 +165,50 @@ fn is_plain(data_type: &DataType) -> bool {
     }
 }
 
+/// Of a cached table texts are made in the form that the client takes: in the coordinator, and where a
+/// worker keeps them.
+#[tokio::test]
+async fn cached_texts_are_the_same_in_both_forms() {
+    for coordinator in [Coordinator::start(&[]), Coordinator::start_with_worker(&[])] {
+        let (mut plain, mut exact) = (connect(&coordinator).await, connect(&coordinator).await);
+        exact.set_header("string_view", "true");
+        let create = "CREATE TABLE kept AS SELECT \
+             arrow_cast('word ' || value % 9, 'Utf8View') AS few, \
+             arrow_cast('a text that no view holds, number ' || value, 'Utf8View') AS many, \
+             CASE WHEN value % 5 > 0 THEN arrow_cast('s' || value, 'Utf8View') END AS short, \
+             arrow_cast('b' || value, 'BinaryView') AS bytes, value AS n \
+             FROM generate_series(1, 20000) AS v(value)";
+        update(&mut plain, create).await;
+        update(&mut plain, "CACHE TABLE kept").await;
+        for sql in [
+            "SELECT * FROM kept",
+            "SELECT many AS a, n, few FROM kept WHERE n % 3 = 1",
+            "SELECT few, short FROM kept WHERE few = 'word 4' LIMIT 700",
+            "SELECT few, count(*) AS c, min(short) FROM kept GROUP BY few ORDER BY few",
+            "SELECT upper(few) AS few, bytes FROM kept ORDER BY n",
+        ] {
+            let described = schema_of(&mut plain, &statement(sql)).await.unwrap();
+            let mut answers = Vec::new();
+            for client in [&mut plain, &mut exact] {
+                let info = client.execute(sql.to_owned(), None).await.unwrap();
+                let (schema, batches) = fetch(client, info).await.unwrap();
+                let mut rows = rendered(&schema, &batches);
+                rows.sort_unstable();
+                answers.push((schema, rows));
+            }
+            let [(plain, rows), (exact, others)] = &answers[..] else { unreachable!() };
+            assert_eq!(&described, plain.as_ref(), "{sql}");
+            assert!(plain.fields().iter().all(|field| is_plain(field.data_type())), "{plain:?}");
+            assert!(exact.fields().iter().any(|field| !is_plain(field.data_type())), "{exact:?}");
+            assert_ne!(rows.len(), 0, "{sql}");
+            match sql.contains("LIMIT") {
+                true => assert_eq!(rows.len(), others.len(), "{sql}"),
+                false => assert!(rows == others, "{sql}"),
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn views_stay_if_the_client_takes_them() {
     let coordinator = Coordinator::start(&[]);

@@ -35,6 +35,8 @@ fn scan(groups: Vec<Vec<usize>>) -> DataFusionResult<DecodedStage> {
         dynamic_filters: Vec::new(),
         groups: Some(groups),
         batches: None,
+        coded: Vec::new(),
+        is_plain: false,
     })?;
     Ok(decoded(Arc::new(scan), Output::Gather))
 }

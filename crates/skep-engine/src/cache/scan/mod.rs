@@ -1,51 +1,32 @@
 //! The operator that reads a cached table.
 
-use std::fmt;
 use std::sync::Arc;
 
-use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Statistics, internal_err};
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::common::internal_err;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_expr::{
-    DynamicFilterTracking, EquivalenceProperties, Partitioning, PhysicalExpr, conjunction,
-    split_conjunction,
+    EquivalenceProperties, Partitioning, PhysicalExpr, conjunction, split_conjunction,
 };
-use datafusion::physical_plan::coop::make_cooperative;
-use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::PlanProperties;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
-use datafusion::physical_plan::filter::FilterExec;
-use datafusion::physical_plan::filter_pushdown::{
-    ChildPushdownResult, FilterPushdownPhase, FilterPushdownPropagation, PushedDown,
-};
-use datafusion::physical_plan::metrics::{
-    BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet,
-};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{
-    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties,
-    ReplaceChildrenOptions, StatisticsArgs,
-};
-use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
-use skep_store::PartitionReader;
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use tokio::sync::OnceCell;
 
-use super::build::fitted;
-use super::content::{Content, HeldContent, KeptPartition};
-use super::gather::gathered;
+use super::content::{Content, HeldContent};
 use super::groups::ScanGroups;
-use super::hosted::{CachedInputs, CachedRows, CachedShape, HostedTable, RowsWanted, StoreFailure};
+use super::hosted::{CachedShape, HostedTable};
 use super::known::Known;
-use super::open::{Opened, Pin, explained};
-use super::prune::wanted;
+use super::open::Pin;
+use super::output::ScanOutput;
 use super::select::{Conditions, is_total};
-use super::summary::PartitionSummary;
 use super::tables::CachedTables;
+
+mod operator;
+mod read;
 
 /// Reads a cached table.
 ///
@@ -58,7 +39,10 @@ pub struct CacheScanExec {
     held: Option<HeldContent>,
     rows: Rows,
     projection: Arc<[usize]>,
-    schema: SchemaRef,
+    /// The columns that are read: those that are given, then those that conditions alone are about.
+    read: Arc<[usize]>,
+    read_schema: SchemaRef,
+    output: ScanOutput,
     /// Over the content's columns. Batches in which it finds nothing are skipped; those of its
     /// conditions that [`Conditions`] takes are applied to each row.
     filter: Option<Arc<dyn PhysicalExpr>>,
@@ -110,17 +94,10 @@ pub struct CacheScanParts {
     pub groups: Option<Vec<Vec<usize>>>,
     /// Of how many batches the filter wants how many, as far as that was known.
     pub batches: Option<(usize, usize)>,
-}
-
-/// The rows of one partition, batch by batch; `None` where nothing of a batch passed.
-type Passing = BoxStream<'static, Result<Option<RecordBatch>>>;
-
-/// What a stream counts.
-#[derive(Debug, Clone)]
-struct Counts {
-    baseline: BaselineMetrics,
-    skipped_batches: Count,
-    passing_partitions: Count,
+    /// Which of the projected columns are given as one number of all.
+    pub coded: Vec<usize>,
+    /// Whether texts are given without views.
+    pub is_plain: bool,
 }
 
 impl CacheScanExec {
@@ -149,7 +126,8 @@ impl CacheScanExec {
         };
         let known = match summaries {
             Some(summaries) => {
-                Some(Arc::new(Known::of(&shape, &projection, filter.as_ref(), &summaries)?))
+                let read = columns_read(&projection, filter.as_ref(), &shape.schema);
+                Some(Arc::new(Known::of(&shape, &read, filter.as_ref(), &summaries)?))
             }
             None => None,
         };
@@ -175,14 +153,18 @@ impl CacheScanExec {
             dynamic_filters,
             groups,
             batches,
+            coded,
+            is_plain,
         } = parts;
         let rows = Rows::Hosted { table: None, producer: Some(producer) };
         let scan = Self::over(shape, rows, projection, filter)?;
         let scan = Self { is_filter, dynamic_filters, batches, ..scan };
-        match groups {
-            Some(groups) => scan.in_groups(groups),
-            None => Ok(scan),
-        }
+        let scan = match groups {
+            Some(groups) => scan.in_groups(groups)?,
+            None => scan,
+        };
+        let scan = if is_plain { scan.plain() } else { scan };
+        if coded.is_empty() { Ok(scan) } else { scan.coded(&coded) }
     }
 
     /// Returns all that the scan is, if it is of a hosted table whose making has a name.
@@ -196,7 +178,49 @@ impl CacheScanExec {
             dynamic_filters: self.dynamic_filters.clone(),
             groups: self.groups.as_ref().map(|groups| groups.all().to_vec()),
             batches: self.batches,
+            coded: self.output.codes().to_vec(),
+            is_plain: self.output.is_plain(),
         })
+    }
+
+    /// Returns the same scan, which gives these of its columns as one number of all, for the groups
+    /// of a [`DecodeGroupsExec`](super::DecodeGroupsExec).
+    ///
+    /// # Errors
+    /// If there is no such column, or it is no text.
+    pub(super) fn coded(&self, columns: &[usize]) -> Result<Self> {
+        let output = self.output.coded(columns)?;
+        Ok(Self { output, ..self.clone() }.as_given())
+    }
+
+    /// Returns the same scan, which gives texts without views.
+    pub(super) fn plain(&self) -> Self {
+        Self { output: self.output.plain(), ..self.clone() }.as_given()
+    }
+
+    /// Whether it gives its columns as queries see them.
+    pub(super) fn gives_as_seen(&self) -> bool {
+        self.output.codes().is_empty() && !self.output.is_plain()
+    }
+
+    /// Whether a column is kept as dictionaries that are small against its rows, and has no more
+    /// values than so many bits can number.
+    pub(super) fn has_few(&self, column: usize, bits: usize) -> bool {
+        self.known.as_ref().is_some_and(|known| known.has_few(column, bits))
+    }
+
+    /// The properties of what it gives. Where columns lie is told of columns as they are seen alone.
+    fn as_given(mut self) -> Self {
+        let count = self.properties.output_partitioning().partition_count();
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(Arc::clone(self.output.schema())),
+            Partitioning::UnknownPartitioning(count),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        let cooperative = properties.with_scheduling_type(SchedulingType::Cooperative);
+        self.properties = Arc::new(cooperative);
+        self
     }
 
     /// Returns what the table is.
@@ -215,9 +239,15 @@ impl CacheScanExec {
         matches!(self.properties.output_partitioning(), Partitioning::Hash(_, _))
     }
 
-    /// Returns which columns of the table it reads, and what they are.
-    pub(super) fn projected(&self) -> (&[usize], &SchemaRef) {
-        (&self.projection, &self.schema)
+    /// Returns which columns of the table it reads, and what they are; the first of them are those
+    /// that it gives.
+    pub(super) fn columns_read(&self) -> (&[usize], &SchemaRef) {
+        (&self.read, &self.read_schema)
+    }
+
+    /// Returns how many columns it gives.
+    pub(super) fn width(&self) -> usize {
+        self.projection.len()
     }
 
     /// Returns the conditions that it applies to each row.
@@ -307,7 +337,9 @@ impl CacheScanExec {
         filter: Option<Arc<dyn PhysicalExpr>>,
     ) -> Result<Self> {
         let schema = Arc::new(shape.schema.project(&projection)?);
-        let conditions = Conditions::of(filter.as_ref(), &projection, &shape.schema)?;
+        let read = columns_read(&projection, filter.as_ref(), &shape.schema);
+        let read_schema = Arc::new(shape.schema.project(&read)?);
+        let conditions = Conditions::of(filter.as_ref(), &read, &shape.schema)?;
         let properties = PlanProperties::new(
             EquivalenceProperties::new(Arc::clone(&schema)),
             partitioning(&shape, &projection, &schema),
@@ -320,7 +352,9 @@ impl CacheScanExec {
             held: None,
             rows,
             projection: projection.into(),
-            schema,
+            read: read.into(),
+            read_schema,
+            output: ScanOutput::as_seen(schema),
             filter,
             conditions: Arc::new(conditions),
             is_filter: false,
@@ -359,99 +393,6 @@ impl CacheScanExec {
         }
     }
 
-    /// Opens a partition of the table. Whichever way its rows come, the conditions are applied to
-    /// them.
-    async fn open(
-        self,
-        partition: usize,
-        context: Arc<TaskContext>,
-        counts: Counts,
-    ) -> Result<Passing> {
-        let (content, pin) = match &self.rows {
-            Rows::Here { content, pin } => (Arc::clone(content), Arc::clone(pin)),
-            Rows::Hosted { .. } => return self.open_hosted(partition, &context, &counts),
-        };
-        let pin = pin.get_or_try_init(|| Pin::new(&content)).await?;
-        match pin.open(partition).await? {
-            Opened::Kept(kept) => {
-                let KeptPartition { reader, summary } = *kept;
-                let failure: StoreFailure = Arc::new(move |error| content.unreadable(error).into());
-                Ok(self.read(reader, Some(&summary), failure, &counts))
-            }
-            Opened::Lineage(run) => {
-                counts.passing_partitions.add(1);
-                let run = run.under(|plan| self.over_lineage(plan))?;
-                Ok(explained(&run, partition)?.map_ok(Some).boxed())
-            }
-            Opened::Passing(rows) => {
-                counts.passing_partitions.add(1);
-                let (all, projection) = (Arc::clone(&content.schema), self.projection);
-                let conditions = self.conditions;
-                let rows = rows.map(move |batch| {
-                    let batch = fitted(batch?, &all)?.project(&projection)?;
-                    conditions.of_projected(batch)
-                });
-                Ok(rows.boxed())
-            }
-        }
-    }
-
-    fn open_hosted(
-        self,
-        partition: usize,
-        context: &TaskContext,
-        counts: &Counts,
-    ) -> Result<Passing> {
-        let inputs = context.session_config().get_extension::<CachedInputs>();
-        let (Some(inputs), Some(producer)) = (inputs, self.producer()) else {
-            return internal_err!("a scan of \"{}\" runs outside of a task", self.shape.name);
-        };
-        let wanted = RowsWanted {
-            shape: &self.shape,
-            producer,
-            partition,
-            projection: &self.projection,
-            schema: &self.schema,
-        };
-        match inputs.0.open(wanted, context)? {
-            CachedRows::Kept { reader, summary, failure } => {
-                Ok(self.read(*reader, summary.as_deref(), failure, counts))
-            }
-            CachedRows::Plain(rows) => {
-                counts.passing_partitions.add(1);
-                let conditions = self.conditions;
-                Ok(rows.map(move |batch| conditions.of_projected(batch?)).boxed())
-            }
-        }
-    }
-
-    fn read(
-        self,
-        reader: PartitionReader,
-        summary: Option<&PartitionSummary>,
-        failure: StoreFailure,
-        counts: &Counts,
-    ) -> Passing {
-        let reader = match summary {
-            Some(summary) => {
-                let wanted = self.wanted(summary);
-                let skipped = wanted.iter().filter(|is_wanted| !**is_wanted).count();
-                counts.skipped_batches.add(skipped);
-                reader.only(wanted.into())
-            }
-            None => reader,
-        };
-        let (projection, schema) = (self.projection, self.schema);
-        let conditions = self.conditions;
-        let time = counts.baseline.elapsed_compute().clone();
-        let rows = reader.map(move |batch| {
-            let batch = batch.map_err(|error| failure(error))?;
-            let _timer = time.timer();
-            conditions.of_encoded(&batch, &projection, &schema)
-        });
-        rows.boxed()
-    }
-
     /// The same scan, which gives only rows that pass these conditions over all columns, too.
     fn with_conditions(self, taken: Vec<Arc<dyn PhysicalExpr>>) -> Result<Self> {
         let mut all: Vec<Arc<dyn PhysicalExpr>> = match &self.filter {
@@ -464,13 +405,23 @@ impl CacheScanExec {
                 all.push(condition);
             }
         }
-        let (projection, filter) = (self.projection.to_vec(), Some(conjunction(all)));
+        let projection = self.projection.to_vec();
+        let scan = self.replanned(projection, Some(conjunction(all)))?;
+        Ok(Self { is_filter: true, ..scan })
+    }
+
+    /// The same scan of other columns, or with another filter.
+    fn replanned(
+        self,
+        projection: Vec<usize>,
+        filter: Option<Arc<dyn PhysicalExpr>>,
+    ) -> Result<Self> {
         let scan = match &self.held {
             Some(held) => Self::try_new(held, projection, filter)?,
             None => Self::over(Arc::clone(&self.shape), self.rows.clone(), projection, filter)?,
         };
-        let Self { dynamic_filters, rows, metrics, groups, .. } = self;
-        Ok(Self { is_filter: true, dynamic_filters, rows, metrics, ..scan }.grouped(groups))
+        let Self { is_filter, dynamic_filters, rows, metrics, groups, .. } = self;
+        Ok(Self { is_filter, dynamic_filters, rows, metrics, ..scan }.grouped(groups))
     }
 
     /// The same scan of rows that are clustered by these of the projected columns, if the plan is
@@ -501,22 +452,6 @@ impl CacheScanExec {
         let dynamic_filters = self.dynamic_filters.clone();
         Ok(Some(Self { is_filter: self.is_filter, dynamic_filters, ..scan }))
     }
-
-    /// Returns which batches of a partition may have rows that pass all filters.
-    fn wanted(&self, summary: &PartitionSummary) -> Vec<bool> {
-        let mut all = vec![true; summary.batch_count];
-        let schema = &self.shape.schema;
-        // What operators above found is in terms of the projected columns.
-        let found = self.dynamic_filters.iter().filter_map(|filter| self.over_all(filter).ok());
-        for filter in self.filter.iter().cloned().chain(found) {
-            if let Some(of_filter) = wanted(&filter, schema, summary) {
-                for (all, of_filter) in all.iter_mut().zip(of_filter) {
-                    *all &= of_filter;
-                }
-            }
-        }
-        all
-    }
 }
 
 impl CacheScanExec {
@@ -539,6 +474,26 @@ impl CacheScanExec {
     }
 }
 
+/// Returns the columns of a projection, then those that the rest of the conditions are about.
+fn columns_read(
+    projection: &[usize],
+    filter: Option<&Arc<dyn PhysicalExpr>>,
+    all: &Schema,
+) -> Vec<usize> {
+    let mut read = projection.to_vec();
+    for condition in filter.map(|filter| split_conjunction(filter)).unwrap_or_default() {
+        if !is_total(condition, all) {
+            continue;
+        }
+        let mut columns: Vec<usize> =
+            collect_columns(condition).iter().map(Column::index).collect();
+        columns.sort_unstable();
+        columns.retain(|column| !read.contains(column));
+        read.extend(columns);
+    }
+    read
+}
+
 /// Returns how the rows are spread: by their values, if the table is clustered by columns that are
 /// all read.
 fn partitioning(shape: &CachedShape, projection: &[usize], schema: &SchemaRef) -> Partitioning {
@@ -553,181 +508,5 @@ fn partitioning(shape: &CachedShape, projection: &[usize], schema: &SchemaRef) -
     match columns {
         Some(columns) => Partitioning::Hash(columns, count),
         None => Partitioning::UnknownPartitioning(count),
-    }
-}
-
-impl DisplayAs for CacheScanExec {
-    fn fmt_as(&self, format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<&str> =
-            self.schema.fields().iter().map(|field| field.name().as_str()).collect();
-        if matches!(format, DisplayFormatType::TreeRender) {
-            writeln!(f, "table={}", self.shape.name)?;
-            return writeln!(f, "projection={}", names.join(", "));
-        }
-        let all = self.shape.partition_count;
-        write!(f, "CacheScanExec: table={}, partitions=", self.shape.name)?;
-        if let Some(groups) = &self.groups {
-            let (read, tasks) = (groups.partition_count(), groups.all().len());
-            let of_all = if read < all { format!(" of {all}") } else { String::new() };
-            let plural = if tasks == 1 { "" } else { "s" };
-            write!(f, "{read}{of_all} in {tasks} task{plural}")?;
-        } else {
-            write!(f, "{all}")?;
-        }
-        write!(f, ", projection=[{}]", names.join(", "))?;
-        if let Some(columns) = &self.shape.clustered {
-            let name = |column: &usize| self.shape.schema.field(*column).name().clone();
-            let names: Vec<String> = columns.iter().map(name).collect();
-            write!(f, ", clustered_by=[{}]", names.join(", "))?;
-        }
-        if let Some(filter) = &self.filter {
-            let what = if self.is_filter { "filter" } else { "pruning" };
-            write!(f, ", {what}={filter}")?;
-            if let Some((wanted, all)) = self.batches {
-                write!(f, ", batches={wanted} of {all}")?;
-            }
-        }
-        for filter in &self.dynamic_filters {
-            write!(f, ", pruning={filter}")?;
-        }
-        Ok(())
-    }
-}
-
-impl ExecutionPlan for CacheScanExec {
-    fn name(&self) -> &'static str {
-        "CacheScanExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        Vec::new()
-    }
-
-    fn apply_expressions(
-        &self,
-        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        for filter in self.filter.iter().chain(&self.dynamic_filters) {
-            if f(filter)? == TreeNodeRecursion::Stop {
-                return Ok(TreeNodeRecursion::Stop);
-            }
-        }
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn replace_children(
-        self: Arc<Self>,
-        _children: Vec<Arc<dyn ExecutionPlan>>,
-        _options: ReplaceChildrenOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self)
-    }
-
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.replace_children(
-            children,
-            ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute),
-        )
-    }
-
-    /// Forgets what it counted, and filters that come anew. What it is pinned to stays: all
-    /// instances of one query's plan read the same rows.
-    fn reset_state(self: Arc<Self>) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self {
-            dynamic_filters: Vec::new(),
-            metrics: ExecutionPlanMetricsSet::new(),
-            ..self.as_ref().clone()
-        }))
-    }
-
-    fn execute(
-        &self,
-        partition: usize,
-        context: Arc<TaskContext>,
-    ) -> Result<SendableRecordBatchStream> {
-        let counts = Counts {
-            baseline: BaselineMetrics::new(&self.metrics, partition),
-            skipped_batches: MetricBuilder::new(&self.metrics)
-                .counter("skipped_batches", partition),
-            passing_partitions: MetricBuilder::new(&self.metrics)
-                .counter("passing_partitions", partition),
-        };
-        let schema = Arc::clone(&self.schema);
-        let batch_size = context.session_config().batch_size();
-        let (scan, baseline) = (self.clone(), counts.baseline.clone());
-        // Each is opened when its turn comes: by then the operators above have found their filters.
-        let rows = futures::stream::iter(self.partitions_of(partition)?.into_iter().map(Ok));
-        let rows = rows.and_then(move |partition| {
-            scan.clone().open(partition, Arc::clone(&context), counts.clone())
-        });
-        let rows = gathered(rows.try_flatten(), Arc::clone(&schema), batch_size, baseline);
-        Ok(make_cooperative(Box::pin(RecordBatchStreamAdapter::new(schema, rows))))
-    }
-
-    fn metrics(&self) -> Option<MetricsSet> {
-        Some(self.metrics.clone_inner())
-    }
-
-    fn statistics_from_inputs(
-        &self,
-        _input_stats: &[Arc<Statistics>],
-        args: &StatisticsArgs,
-    ) -> Result<Arc<Statistics>> {
-        let all = match (&self.known, args.partition()) {
-            (Some(known), Some(partition)) => {
-                known.of_partitions(&self.partitions_of(partition)?, &self.schema)?
-            }
-            (Some(known), None) => Arc::clone(&known.total),
-            (None, _) => Arc::new(Statistics::new_unknown(&self.schema)),
-        };
-        if !self.is_filter {
-            return Ok(all);
-        }
-        // As many rows as the operator would be thought to leave whose work this is.
-        let Some(filter) = self.conditions.over_projected() else { return Ok(all) };
-        FilterExec::try_new(filter, Arc::new(EmptyExec::new(Arc::clone(&self.schema))))?
-            .statistics_from_inputs(&[all], args)
-    }
-
-    /// Takes conditions on rows that cannot fail; and the filters that operators above find while
-    /// they run, to skip batches. The rest is filtered above.
-    fn handle_child_pushdown_result(
-        &self,
-        _phase: FilterPushdownPhase,
-        child_pushdown_result: ChildPushdownResult,
-        _config: &ConfigOptions,
-    ) -> Result<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
-        let mut scan = self.clone();
-        let mut answers = Vec::with_capacity(child_pushdown_result.parent_filters.len());
-        let mut taken = Vec::new();
-        for result in &child_pushdown_result.parent_filters {
-            let filter = &result.filter;
-            if DynamicFilterTracking::classify(filter).contains_dynamic_filter() {
-                scan.dynamic_filters.push(Arc::clone(filter));
-                answers.push(PushedDown::No);
-            } else if is_total(filter, &self.schema) {
-                taken.push(self.over_all(filter)?);
-                answers.push(PushedDown::Yes);
-            } else {
-                answers.push(PushedDown::No);
-            }
-        }
-        let is_changed =
-            scan.dynamic_filters.len() > self.dynamic_filters.len() || !taken.is_empty();
-        let propagation = FilterPushdownPropagation::with_parent_pushdown_result(answers);
-        if !is_changed {
-            return Ok(propagation);
-        }
-        if !taken.is_empty() {
-            scan = scan.with_conditions(taken)?;
-        }
-        Ok(propagation.with_updated_node(Arc::new(scan)))
     }
 }
