@@ -308,37 +308,38 @@ mod tests {
         RecordBatch::try_from_iter(columns).unwrap()
     }
 
+    /// Returns the messages of the schema and of the batch, and who has read the first.
+    fn sent(batch: &RecordBatch) -> (Response, SlotDecoder) {
+        let mut encoding = Encoding::new(false).unwrap();
+        let (mut encoder, schema) = SlotEncoder::new(1, batch.schema_ref(), &encoding);
+        let mut messages = encoder.encode(batch, &mut encoding).unwrap();
+        assert_eq!(messages.len(), 1);
+        let mut decoder = SlotDecoder::new(batch.schema());
+        assert_eq!(decoder.schema(&schema.header).unwrap(), None);
+        (messages.remove(0), decoder)
+    }
+
     #[test]
     fn small_numbers_travel_in_few_bytes() {
         let batch = prices();
-        let mut encoding = Encoding::new(false).unwrap();
-        let (mut encoder, schema) = SlotEncoder::new(1, batch.schema_ref(), &encoding);
-        let messages = encoder.encode(&batch, &mut encoding).unwrap();
-        let [Response { content: Content::Batch(said), header, body, .. }] = &messages[..] else {
-            panic!("{messages:?}");
+        let (message, mut decoder) = sent(&batch);
+        let Response { content: Content::Batch(said), header, body, .. } = message else {
+            panic!("{message:?}");
         };
         assert!(body.len() < 2 * 2 * 8192 + 1024, "{} bytes", body.len());
-        let mut decoder = SlotDecoder::new(batch.schema());
-        assert_eq!(decoder.schema(&schema.header).unwrap(), None);
-        assert_eq!(decoder.batch(header, body.clone(), said.clone()).unwrap(), batch);
+        assert_eq!(decoder.batch(&header, body, said).unwrap(), batch);
     }
 
     #[test]
     fn widths_that_no_column_has_are_refused() {
-        let batch = prices();
-        let mut encoding = Encoding::new(false).unwrap();
-        let (mut encoder, schema) = SlotEncoder::new(1, batch.schema_ref(), &encoding);
-        let messages = encoder.encode(&batch, &mut encoding).unwrap();
-        let mut decoder = SlotDecoder::new(batch.schema());
-        decoder.schema(&schema.header).unwrap();
+        let (Response { header, body, .. }, mut decoder) = sent(&prices());
         for (widths, message) in [
             (vec![2], "1 widths of 2 columns"),
             (vec![2, 3], "integers of 3 bytes"),
             (vec![2, 16], "integers of 16 bytes"),
         ] {
             let said = FetchBatch { rows: 8192, widths: widths.into() };
-            let Response { header, body, .. } = &messages[0];
-            let error = decoder.batch(header, body.clone(), said).unwrap_err();
+            let error = decoder.batch(&header, body.clone(), said).unwrap_err();
             assert!(error.contains(message), "{error}");
         }
     }

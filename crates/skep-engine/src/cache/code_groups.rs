@@ -118,24 +118,25 @@ fn over_codes(
         }
     }
     // Fewer columns leave more numbers to each.
-    while !places.is_empty()
-        && !places.iter().all(|place| scan.has_few(*place, bits_of(places.len())))
+    while let Some(many) =
+        places.iter().position(|place| !scan.has_few(*place, bits_of(places.len())))
     {
-        let Some(many) = places.iter().position(|it| !scan.has_few(*it, bits_of(places.len())))
-        else {
-            break;
-        };
         places.remove(many);
         taken.remove(many);
     }
-    if places.is_empty() || has_duplicates(groups, &taken) {
+    let is_left = |(group, (expr, _)): (usize, &(Arc<dyn PhysicalExpr>, String))| {
+        let column = expr.downcast_ref::<Column>().filter(|_| !taken.contains(&group));
+        let place = column.and_then(|column| place_in_scan(aggregate.input(), column.index()));
+        place.is_some_and(|place| places.contains(&place))
+    };
+    // A column that is grouped by twice could be coded for only one of the two.
+    if places.is_empty() || groups.expr().iter().enumerate().any(is_left) {
         return Ok(None);
     }
     let input = over_coded_scan(aggregate.input(), &places)?;
-    let (key, _) = &groups.expr()[taken[0]];
     let rest = groups.expr().iter().enumerate().filter(|(group, _)| !taken.contains(group));
-    let key = (Arc::clone(key), groups.expr()[taken[0]].1.clone());
-    let exprs = std::iter::once(key).chain(rest.map(|(_, group)| group.clone())).collect();
+    let rest = rest.map(|(_, group)| group.clone());
+    let exprs = std::iter::once(groups.expr()[taken[0]].clone()).chain(rest).collect();
     let over = AggregateExec::try_new(
         *aggregate.mode(),
         PhysicalGroupBy::new_single(exprs),
@@ -146,13 +147,6 @@ fn over_codes(
     )?;
     let properties = Arc::clone(aggregate.properties());
     Ok(Some(Arc::new(DecodeGroupsExec::try_new(Arc::new(over), taken, properties)?)))
-}
-
-/// Whether a column is grouped by twice, once as it is: only one of the two could be coded.
-fn has_duplicates(groups: &PhysicalGroupBy, taken: &[usize]) -> bool {
-    let index = |group: usize| groups.expr()[group].0.downcast_ref::<Column>().map(Column::index);
-    (0..groups.expr().len())
-        .any(|group| !taken.contains(&group) && taken.iter().any(|it| index(*it) == index(group)))
 }
 
 fn use_of(expr: &Arc<dyn PhysicalExpr>, used: &mut BTreeSet<usize>) {

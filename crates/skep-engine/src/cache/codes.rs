@@ -157,7 +157,6 @@ fn texts(array: &ArrayRef) -> Result<Texts<'_>> {
 
 /// Adds to each row what the value of its key has.
 fn add_by_keys(rows: &mut [u64], keys: &dyn Array, numbers: &[u64]) -> Result<()> {
-    let valid = |row: usize| keys.nulls().is_none_or(|nulls| nulls.is_valid(row));
     match keys.data_type() {
         DataType::UInt8 => {
             // One for each key that there can be: nobody has to look where it ends.
@@ -166,18 +165,20 @@ fn add_by_keys(rows: &mut [u64], keys: &dyn Array, numbers: &[u64]) -> Result<()
                 *place = *number;
             }
             let keys = keys.as_primitive::<UInt8Type>();
-            let found = rows.iter_mut().zip(keys.values()).enumerate();
-            match keys.null_count() {
-                0 => found.for_each(|(_, (row, key))| *row |= table[usize::from(*key)]),
-                _ => found
-                    .filter(|(idx, _)| valid(*idx))
-                    .for_each(|(_, (row, key))| *row |= table[usize::from(*key)]),
+            let found = rows.iter_mut().zip(keys.values());
+            match keys.nulls() {
+                None => found.for_each(|(row, key)| *row |= table[usize::from(*key)]),
+                Some(nulls) => found
+                    .zip(nulls)
+                    .filter(|(_, is_valid)| *is_valid)
+                    .for_each(|((row, key), _)| *row |= table[usize::from(*key)]),
             }
         }
         DataType::UInt16 => {
-            let keys = keys.as_primitive::<UInt16Type>().values();
-            for (_, (row, key)) in rows.iter_mut().zip(keys).enumerate().filter(|it| valid(it.0)) {
-                *row |= numbers.get(usize::from(*key)).copied().unwrap_or_default();
+            let keys = keys.as_primitive::<UInt16Type>();
+            for (row, key) in rows.iter_mut().zip(keys) {
+                let number = key.and_then(|key| numbers.get(usize::from(key)));
+                *row |= number.copied().unwrap_or_default();
             }
         }
         other => return internal_err!("a dictionary of a cached table has keys of {other}"),

@@ -21,7 +21,7 @@ use super::groups::ScanGroups;
 use super::hosted::{CachedShape, HostedTable};
 use super::known::Known;
 use super::open::Pin;
-use super::output::ScanOutput;
+use super::output::{ScanOutput, is_text};
 use super::select::{Conditions, is_total};
 use super::tables::CachedTables;
 
@@ -190,12 +190,12 @@ impl CacheScanExec {
     /// If there is no such column, or it is no text.
     pub(super) fn coded(&self, columns: &[usize]) -> Result<Self> {
         let output = self.output.coded(columns)?;
-        Ok(Self { output, ..self.clone() }.as_given())
+        Ok(Self { output, ..self.clone() }.with_properties_of_output())
     }
 
     /// Returns the same scan, which gives texts without views.
     pub(super) fn plain(&self) -> Self {
-        Self { output: self.output.plain(), ..self.clone() }.as_given()
+        Self { output: self.output.plain(), ..self.clone() }.with_properties_of_output()
     }
 
     /// Whether it gives its columns as queries see them.
@@ -203,14 +203,16 @@ impl CacheScanExec {
         self.output.codes().is_empty() && !self.output.is_plain()
     }
 
-    /// Whether a column is kept as dictionaries that are small against its rows, and has no more
-    /// values than so many bits can number.
+    /// Whether a column is a text that is kept as dictionaries that are small against its rows, and
+    /// has no more values than so many bits can number.
     pub(super) fn has_few(&self, column: usize, bits: usize) -> bool {
-        self.known.as_ref().is_some_and(|known| known.has_few(column, bits))
+        let field = self.output.seen().fields().get(column);
+        field.is_some_and(|field| is_text(field.data_type()))
+            && self.known.as_ref().is_some_and(|known| known.has_few(column, bits))
     }
 
     /// The properties of what it gives. Where columns lie is told of columns as they are seen alone.
-    fn as_given(mut self) -> Self {
+    fn with_properties_of_output(mut self) -> Self {
         let count = self.properties.output_partitioning().partition_count();
         let properties = PlanProperties::new(
             EquivalenceProperties::new(Arc::clone(self.output.schema())),
