@@ -19,6 +19,7 @@ mod engine;
 mod error;
 mod files;
 mod functions;
+mod guard;
 mod listing;
 mod object_stores;
 mod optimizer;

@@ -1,9 +1,7 @@
 //! What one user has: temporary tables, settings, the current schema; and the way of a statement.
 
-use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
-use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -14,17 +12,13 @@ use datafusion::common::TableReference;
 use datafusion::common::config::ConfigOptions;
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::ViewTable;
-use datafusion::error::DataFusionError;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, Statement as PlanCommand};
-use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement as PlanStatement;
 use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
-use futures::{FutureExt, StreamExt};
 
 use crate::access::{AccessPolicy, Principal};
 use crate::cache::{CacheLease, CacheName, ViewIdentity, address_of, plain_texts};
@@ -36,6 +30,7 @@ use crate::deadline::Deadline;
 use crate::engine::EngineInner;
 use crate::error::{Error, Result};
 use crate::files::{self, Format};
+use crate::guard::{guard, guarded_stream};
 use crate::object_stores::{self, ObjectStores};
 use crate::query::{QueryStream, QueryTag, QueryText, StatementKind};
 use crate::runtime::session_runtime;
@@ -702,57 +697,6 @@ impl SessionInner {
 /// That whoever reads the rows takes no views: an extension of the session configuration.
 #[derive(Debug)]
 struct WithoutViews;
-
-/// Passes batches on until the first error, which is explained; a panic is one too.
-fn guarded_stream(
-    stream: SendableRecordBatchStream,
-    schema: datafusion::arrow::datatypes::SchemaRef,
-    physical: Arc<dyn ExecutionPlan>,
-    context: Arc<TaskContext>,
-) -> QueryStream {
-    let renamed = Arc::clone(&schema);
-    let batches = futures::stream::try_unfold(stream, move |mut stream| {
-        let (physical, context) = (Arc::clone(&physical), Arc::clone(&context));
-        let renamed = Arc::clone(&renamed);
-        async move {
-            let error = match guard(stream.next()).await {
-                Ok(None) => return Ok(None),
-                Ok(Some(Ok(batch))) if batch.schema() == renamed => {
-                    return Ok(Some((batch, stream)));
-                }
-                Ok(Some(Ok(batch))) => {
-                    let columns = batch.columns().to_vec();
-                    let options = datafusion::arrow::array::RecordBatchOptions::new()
-                        .with_row_count(Some(batch.num_rows()));
-                    let batch = datafusion::arrow::array::RecordBatch::try_new_with_options(
-                        renamed, columns, &options,
-                    );
-                    let batch = batch.map_err(DataFusionError::from)?;
-                    return Ok(Some((batch, stream)));
-                }
-                Ok(Some(Err(error))) => error,
-                Err(panic) => panic.into(),
-            };
-            drop(stream);
-            Err(files::explain_failure(&physical, &context, error).await)
-        }
-    });
-    QueryStream::new(schema, batches.boxed())
-}
-
-/// Turns a panic of a library into an error of this query.
-pub(crate) async fn guard<T>(future: impl Future<Output = T>) -> Result<T> {
-    AssertUnwindSafe(future).catch_unwind().await.map_err(|panic| panic_error(panic.as_ref()))
-}
-
-fn panic_error(panic: &(dyn Any + Send)) -> Error {
-    let message = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&'static str>().copied())
-        .unwrap_or("no message");
-    Error::Internal { message: format!("a panic: {message}"), source: None }
-}
 
 /// Gives a plan's columns the names that a view or table declares.
 pub(crate) fn named_columns(planned: Planned, names: &[String]) -> Result<LogicalPlan> {

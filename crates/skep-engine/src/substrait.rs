@@ -31,8 +31,9 @@ use datafusion_substrait::substrait::proto::{Plan, ReadRel, Type};
 use prost::Message;
 
 use crate::error::{Error, Result};
+use crate::guard::guard;
 use crate::query::QueryStream;
-use crate::session::{Scope, Session, SessionInner, guard};
+use crate::session::{Scope, Session, SessionInner};
 use crate::sql::{Description, Planned};
 
 /// The versions of Substrait that are read: the least for which DataFusion's consumer has tests, and

@@ -21,8 +21,8 @@ use super::substitute::CacheScope;
 use super::tables::{CachedPlan, CachedTables, MAX_PARTITIONS};
 use super::through::ThroughExec;
 use crate::error::{Error, Result};
+use crate::guard::guard;
 use crate::optimizer;
-use crate::session::guard;
 
 /// Which content of a cached plan is made.
 #[derive(Debug)]

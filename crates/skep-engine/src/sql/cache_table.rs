@@ -18,8 +18,9 @@ use crate::cache::{
 };
 use crate::catalog::{CATALOG, Definition, TEMP, TableEntry, TableOpener};
 use crate::error::{Error, Result};
+use crate::guard::guard;
 use crate::query::QueryStream;
-use crate::session::{Session, command_done, guard, named_columns};
+use crate::session::{Session, command_done, named_columns};
 use crate::sql::statement::CacheTable;
 
 impl Session {

@@ -7,8 +7,9 @@ use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::sql::parser::Statement as PlanStatement;
 
 use crate::error::{Error, Result};
+use crate::guard::guard;
 use crate::query::QueryStream;
-use crate::session::{Session, guard};
+use crate::session::Session;
 use crate::sql::describe::text_table;
 
 impl Session {

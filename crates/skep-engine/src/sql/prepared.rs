@@ -21,8 +21,9 @@ use datafusion::logical_expr::{
 use datafusion::sql::parser::Statement as PlanStatement;
 
 use crate::error::{Error, Result};
+use crate::guard::guard;
 use crate::query::{QueryStream, StatementKind};
-use crate::session::{Session, guard};
+use crate::session::Session;
 use crate::sql::placeholder::Numbered;
 use crate::sql::{Planned, Statement, rewrite};
 
